@@ -1,0 +1,1 @@
+"""Hydra configuration: every YAML file here is composed in a test."""

@@ -1,0 +1,1 @@
+"""The stages: each one Ray Data job and one Hydra entry point."""

@@ -1,0 +1,199 @@
+"""A stage: units of work from one table to the next, streamed through actors by Ray Data.
+
+A unit is one output part. Its worker writes and commits the part itself, so a stage may be killed at any instant:
+the next run does the units that have no manifest yet. Units have the same rows however often the stage was
+interrupted, and a model sees the same batches, so numbers repeat on CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from tables import Dataset, InputError
+
+
+class Worker(Protocol):
+    """Lives as long as its actor: loads models once, then does one unit a call.
+
+    A call gets the part's name and the unit's payload (plain JSON), commits the part and returns counts.
+    """
+
+    def __call__(self, part: str, payload: Any) -> Mapping[str, int]: ...
+
+
+class _Actor:
+    """What Ray Data holds: turns a batch of one unit into a call and an exception into a row."""
+
+    def __init__(self, factory: type[Worker], args: Mapping[str, Any], threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self.work = factory(**args)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        part, payload = str(batch["part"][0]), json.loads(str(batch["payload"][0]))
+        counts: Mapping[str, int] = {}
+        error = ""
+        try:
+            counts = self.work(part, payload)
+        except Exception:  # noqa: BLE001 - a poison unit is a row of the stage's result, the others go on
+            error = traceback.format_exc()
+        return {"part": [part], "counts": [json.dumps(dict(counts))], "error": [error]}
+
+
+def run_stage(
+    output: Dataset,
+    units: Mapping[str, Any],
+    worker: type[Worker],
+    args: Mapping[str, Any],
+    resources: Any,
+    input_state: str,
+    finish: bool = True,
+) -> Counter[str]:
+    """Do the units that are not committed yet, then mark the dataset finished for this input.
+
+    Args:
+        output: where the worker commits; a unit is done when a part of its name is committed.
+        units: part name -> payload (plain JSON), in the order to do them.
+        worker: class whose instances do a unit; `args` are its keyword arguments.
+        resources: the `resources` section of the config.
+        input_state: what the units were made from; the same state and finished means nothing to do.
+        finish: write the finished marker here; False where the caller has more to commit first.
+
+    Returns:
+        The counts the workers gave, summed over this run, with `units`, `units_skipped` and `units_lost`.
+
+    Raises:
+        RuntimeError: more than `resources.failure_budget` of the units were lost; the rest is committed.
+    """
+    done = output.manifests()
+    todo = {p: u for p, u in units.items() if p not in done}
+    totals: Counter[str] = Counter(units=len(todo), units_skipped=len(units) - len(todo))
+    errors: list[str] = []
+    if todo:
+        with connect(resources):
+            for row in progress(_stream(todo, worker, args, resources), output.table, len(todo)):
+                totals.update(json.loads(row["counts"]))
+                if row["error"]:
+                    errors.append(f"{row['part']}: {row['error']}")
+    totals["units_lost"] = len(errors)
+    if len(errors) > resources.failure_budget * len(units):
+        raise RuntimeError(f"{output.table}: {len(errors)} of {len(units)} units were lost; first: {errors[0]}")
+    if finish and not output.is_finished(input_state):
+        output.finish(input_state, totals)
+    return totals
+
+
+def _stream(
+    todo: Mapping[str, Any], worker: type[Worker], args: Mapping[str, Any], resources: Any
+) -> Iterator[dict[str, Any]]:
+    import ray
+
+    rows = [{"part": p, "payload": json.dumps(u)} for p, u in todo.items()]
+    actors = min(int(resources.actors), len(rows))
+    yield from (
+        ray.data.from_items(rows, override_num_blocks=len(rows))
+        .map_batches(
+            _Actor,
+            fn_constructor_kwargs={"factory": worker, "args": dict(args), "threads": int(resources.threads)},
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=actors),
+            num_cpus=resources.cpus,
+            num_gpus=resources.gpus or None,
+        )
+        .iter_rows()
+    )
+
+
+@contextmanager
+def connect(resources: Any) -> Iterator[None]:
+    """A Ray to work on: the one in use, the cluster at `resources.address`, or a local one for the while.
+
+    Nodes of a cluster get our packages through `runtime_env`, so they need only the dependencies.
+
+    Raises:
+        InputError: no cluster answers at the address.
+    """
+    import logging
+
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = resources.address
+    try:
+        ray.init(
+            address=address or "local",
+            runtime_env=our_packages() if address else None,
+            num_cpus=None if address else max(os.cpu_count() or 1, int(resources.actors * resources.cpus)),
+            include_dashboard=False if not address else None,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            configure_logging=True,
+        )
+    except ConnectionError as error:
+        raise InputError("resources.address", address, f"no Ray cluster answers ({error}); `ray start`?") from error
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def our_packages() -> dict[str, Any]:
+    """`runtime_env` that carries our packages, wherever they are installed."""
+    import conf
+    import models
+    import pipelines
+    import sandbox
+    import selection
+    import tables
+    import trainers
+
+    packages = (conf, models, pipelines, sandbox, selection, tables, trainers)
+    return {"py_modules": [os.path.dirname(str(p.__file__)) for p in packages], "excludes": ["__pycache__"]}
+
+
+def progress(rows: Iterator[dict[str, Any]], name: str, total: int) -> Iterator[dict[str, Any]]:
+    """Pass rows on and show a bar with the rate and the time left."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description:>14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("eta"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(name, total=total)
+        for row in rows:
+            yield row
+            bar.advance(task)
+
+
+def parts_as_units(source: Dataset, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """One unit per committed part of the input: the same batches however often the stage is interrupted."""
+    return {part: {"part": part, **(extra or {})} for part in source.manifests()}
+
+
+def blocks_as_units(ids: Sequence[str], size: int) -> Iterator[list[str]]:
+    """Consecutive blocks of sorted ids. Taking whole blocks away leaves the other blocks as they were."""
+    ordered = sorted(ids)
+    for start in range(0, len(ordered), size):
+        yield ordered[start : start + size]

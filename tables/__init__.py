@@ -1,0 +1,13 @@
+"""Tables: schemas, ids, fingerprints and committed writes. Needs only numpy and pyarrow."""
+
+from tables.arrays import to_column, to_numpy
+from tables.errors import InputError
+from tables.ids import file_digest, fingerprint, instance_id, photo_id
+from tables.schemas import KEYS, TABLES, schema
+from tables.skeleton import QUADRUPED, Skeleton
+from tables.store import Dataset, Files, Lake, unique_rows
+
+__all__ = [
+    "KEYS", "QUADRUPED", "TABLES", "Dataset", "Files", "InputError", "Lake", "Skeleton", "file_digest",
+    "fingerprint", "instance_id", "photo_id", "schema", "to_column", "to_numpy", "unique_rows",
+]  # fmt: skip

@@ -1,0 +1,310 @@
+"""Datasets that commit: data file under a unique name first, one small manifest last.
+
+Layout: `<lake>/<table>/category=<c>/<fingerprint>/<part>-<unique>.parquet`, beside `_manifests/<part>.json`.
+Readers believe manifests only, so a writer may be killed at any instant and run again.
+A dataset's name is the fingerprint of what it was made from: another config is another dataset.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from tables.arrays import from_disk, to_disk
+from tables.errors import InputError
+from tables.ids import fingerprint
+from tables.schemas import KEYS, TABLES
+
+# Columns that differ from run to run, or are large and already named by another column: not part of the content.
+VOLATILE = {"photos": {"url", "final_url", "attempts", "ms", "error", "bytes"}, "instances": {"crop"}}
+
+
+class Files:
+    """A root folder on any pyarrow filesystem, with atomic writes."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri if "://" in uri else os.path.abspath(uri)
+
+    @cached_property
+    def _fs_root(self) -> tuple[pafs.FileSystem, str]:
+        return pafs.FileSystem.from_uri(self.uri)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"uri": self.uri}
+
+    @property
+    def fs(self) -> pafs.FileSystem:
+        return self._fs_root[0]
+
+    def full(self, path: str) -> str:
+        """`path` below the root, as the filesystem names it."""
+        return f"{self._fs_root[1]}/{path}" if path else self._fs_root[1]
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a whole file or nothing: rename on a local disk, one put on an object store."""
+        target = self.full(path)
+        if not isinstance(self.fs, pafs.LocalFileSystem):
+            with self.fs.open_output_stream(target) as out:
+                out.write(data)
+            return
+        self.fs.create_dir(os.path.dirname(target), recursive=True)
+        scratch = f"{target}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            with open(scratch, "wb") as out:
+                out.write(data)
+                out.flush()
+                os.fsync(out.fileno())
+            os.replace(scratch, target)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(scratch)
+            raise
+
+    def read(self, path: str) -> bytes | None:
+        """The file's bytes, or None if there is no such file."""
+        try:
+            with self.fs.open_input_stream(self.full(path)) as f:
+                return f.read()
+        except FileNotFoundError:
+            return None
+
+    def write_json(self, path: str, value: Any) -> None:
+        self.write(path, (json.dumps(value, indent=1, default=str) + "\n").encode())
+
+    def read_json(self, path: str) -> Any:
+        """The parsed file, or None if there is no such file."""
+        data = self.read(path)
+        return None if data is None else json.loads(data)
+
+    def exists(self, path: str) -> bool:
+        return self.fs.get_file_info(self.full(path)).type != pafs.FileType.NotFound
+
+    def names(self, path: str, suffix: str = "") -> list[str]:
+        """Sorted base names in a folder; empty if there is no such folder."""
+        infos = self.fs.get_file_info(pafs.FileSelector(self.full(path), allow_not_found=True))
+        return sorted(i.base_name for i in infos if i.base_name.endswith(suffix) and not i.base_name.endswith(".tmp"))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One table of one category made in one way.
+
+    Attributes:
+        identity: plain JSON that says what it was made from; its hash is the fingerprint.
+        slot: datasets of one slot replace each other, datasets of different slots add up (labels by source).
+    """
+
+    files: Files
+    table: str
+    category: str
+    identity: Mapping[str, Any] = field(hash=False)
+    slot: str = ""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint({"table": self.table, "category": self.category, "slot": self.slot, **self.identity})
+
+    @property
+    def path(self) -> str:
+        return f"{self.table}/category={self.category}/{self.fingerprint}"
+
+    # -- writing ----------------------------------------------------------------------------------------------
+
+    def write(self, part: str, rows: pa.Table, schema: pa.Schema, **notes: Any) -> None:
+        """Commit one part: rows in the given schema's column order, and notes for its manifest.
+
+        Raises:
+            pa.ArrowInvalid, KeyError: a column is missing or does not fit the schema; nothing is committed.
+        """
+        rows = rows.select(schema.names).cast(schema)
+        sink = pa.BufferOutputStream()
+        pq.write_table(to_disk(rows, schema), sink, compression="zstd", row_group_size=1024)
+        name = f"{part}-{uuid.uuid4().hex[:8]}.parquet"
+        self._describe()
+        self.files.write(f"{self.path}/{name}", sink.getvalue().to_pybytes())
+        manifest = {"part": part, "file": name, "rows": len(rows), "digest": self._digest(rows), **notes}
+        manifest["widths"] = {f.name: f.type.list_size for f in schema if pa.types.is_fixed_size_list(f.type)}
+        self.files.write_json(f"{self.path}/_manifests/{part}.json", manifest)
+
+    def finish(self, input_state: str, summary: Mapping[str, Any] | None = None) -> None:
+        """Mark the dataset complete for this state of its input."""
+        self._describe()
+        now = datetime.now(UTC).isoformat()
+        done = {"input_state": input_state, "finished_at": now, "summary": dict(summary or {})}
+        self.files.write_json(f"{self.path}/_finished.json", done)
+
+    def overlay(self, rows: pa.Table) -> None:
+        """Replace columns of committed rows at reading time, by the table's key (say, `duplicate_of`)."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(rows, sink)
+        self.files.write(f"{self.path}/_overlay.parquet", sink.getvalue().to_pybytes())
+
+    def _describe(self) -> None:
+        if not self.files.exists(f"{self.path}/_dataset.json"):
+            described = {"table": self.table, "category": self.category, "slot": self.slot}
+            self.files.write_json(f"{self.path}/_dataset.json", {**described, "identity": dict(self.identity)})
+
+    def _digest(self, rows: pa.Table) -> str:
+        import hashlib
+
+        keep = [c for c in rows.column_names if c not in VOLATILE.get(self.table, set())]
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, rows.select(keep).schema) as out:
+            out.write_table(rows.select(keep).combine_chunks())
+        return hashlib.sha256(sink.getvalue()).hexdigest()[:16]
+
+    # -- reading ----------------------------------------------------------------------------------------------
+
+    def manifests(self) -> dict[str, dict[str, Any]]:
+        """Committed parts by name, in name order."""
+        names = self.files.names(f"{self.path}/_manifests", ".json")
+        with ThreadPoolExecutor(16) as pool:
+            found = pool.map(lambda n: self.files.read_json(f"{self.path}/_manifests/{n}"), names)
+        return {m["part"]: m for m in found if m}
+
+    def state(self) -> str:
+        """Hash of the committed content, the same whenever and wherever it was made."""
+        overlay = self.files.read(f"{self.path}/_overlay.parquet")
+        parts = [(p, m["digest"]) for p, m in self.manifests().items()]
+        over = None
+        if overlay:
+            over = pq.read_table(pa.BufferReader(overlay)).to_pylist()
+        return fingerprint({"dataset": self.fingerprint, "parts": parts, "overlay": over})
+
+    def finished(self) -> dict[str, Any] | None:
+        """What `finish` wrote last, or None."""
+        return self.files.read_json(f"{self.path}/_finished.json")
+
+    def is_finished(self, input_state: str) -> bool:
+        done = self.finished()
+        return bool(done and done["input_state"] == input_state)
+
+    def read(self, columns: Sequence[str] | None = None, parts: Iterable[str] | None = None) -> pa.Table:
+        """Committed rows sorted by key, one per key (a success beats a failure), overlays applied.
+
+        Args:
+            columns: names to read; None reads all.
+            parts: only these parts; None reads all.
+
+        Raises:
+            InputError: nothing is committed.
+        """
+        manifests = self.manifests()
+        chosen = list(manifests) if parts is None else list(parts)
+        if not chosen:
+            raise InputError(self.table, self.category, f"nothing is committed in {self.files.uri}/{self.path}")
+        keys = KEYS[self.table]
+        order = ["status"] if self.table == "photos" else []
+        want = None if columns is None else list(dict.fromkeys([*columns, *keys, *order]))
+        tables = [
+            from_disk(
+                pq.read_table(
+                    self.files.full(f"{self.path}/{manifests[p]['file']}"),
+                    columns=want, filesystem=self.files.fs, partitioning=None,
+                ),
+                manifests[p]["widths"],
+            )
+            for p in chosen
+        ]  # fmt: skip
+        rows = self._apply_overlay(unique_rows(pa.concat_tables(tables), keys))
+        return rows if columns is None else rows.select(list(columns))
+
+    def _apply_overlay(self, rows: pa.Table) -> pa.Table:
+        data = self.files.read(f"{self.path}/_overlay.parquet")
+        if data is None:
+            return rows
+        over = pq.read_table(pa.BufferReader(data))
+        key = KEYS[self.table][0]
+        where = pc.index_in(rows[key], over[key])
+        for name in over.column_names:
+            if name != key and name in rows.column_names:
+                fresh = over[name].take(where)
+                at = rows.column_names.index(name)
+                rows = rows.set_column(at, name, pc.if_else(pc.is_valid(where), fresh, rows[name]))
+        return rows
+
+
+def unique_rows(rows: pa.Table, keys: Sequence[str]) -> pa.Table:
+    """Rows sorted by key, one per key; where a `status` says so, `ok` beats a failure."""
+    order = [(k, "ascending") for k in keys]
+    if "status" in rows.column_names:
+        failed = pc.not_equal(rows["status"], "ok")
+        rows = rows.append_column("_failed", failed)
+        order.append(("_failed", "ascending"))
+    rows = rows.take(pc.sort_indices(rows, sort_keys=order))
+    if "_failed" in rows.column_names:
+        rows = rows.drop_columns(["_failed"])
+    if len(rows) < 2:
+        return rows
+    same = None
+    for k in keys:
+        column = rows[k].combine_chunks()
+        equal = pc.equal(column[1:], column[:-1])
+        same = equal if same is None else pc.and_(same, equal)
+    keep = pa.concat_arrays([pa.array([True]), pc.invert(same)])
+    return rows if pc.all(keep).as_py() else rows.filter(keep)
+
+
+class Lake:
+    """The folder or bucket that holds the tables, the models and the runs."""
+
+    def __init__(self, uri: str) -> None:
+        self.files = Files(str(uri))
+
+    @property
+    def uri(self) -> str:
+        return self.files.uri
+
+    def dataset(self, table: str, category: str, identity: Mapping[str, Any], slot: str = "") -> Dataset:
+        """The dataset made from `identity`; nothing is written until its first commit."""
+        if table not in TABLES:
+            raise KeyError(table)
+        return Dataset(self.files, table, category, dict(identity), slot)
+
+    def datasets(self, table: str, category: str) -> list[Dataset]:
+        """Finished datasets of a table, the newest of each slot, in slot order.
+
+        Raises:
+            InputError: the lake has none.
+        """
+        base = f"{table}/category={category}"
+        newest: dict[str, tuple[str, Dataset]] = {}
+        for name in self.files.names(base):
+            described = self.files.read_json(f"{base}/{name}/_dataset.json")
+            done = self.files.read_json(f"{base}/{name}/_finished.json")
+            if not described or not done:
+                continue
+            ds = Dataset(self.files, table, category, described["identity"], described["slot"])
+            slot = described["slot"]
+            if slot not in newest or done["finished_at"] > newest[slot][0]:
+                newest[slot] = (done["finished_at"], ds)
+        if not newest:
+            raise InputError("category", category, f"lake {self.uri} has no finished `{table}` of it; {_MAKER[table]}")
+        return [newest[s][1] for s in sorted(newest)]
+
+    def latest(self, table: str, category: str) -> Dataset:
+        """The newest finished dataset of a table whose datasets replace each other."""
+        return max(self.datasets(table, category), key=lambda d: (d.finished() or {})["finished_at"])
+
+
+_MAKER = {
+    "photos": "run `wildshape crawl` first",
+    "instances": "run `wildshape detect` first",
+    "labels": "run `wildshape ingest` first",
+    "pseudo_labels": "run `wildshape keypoints` first",
+    "selections": "run `wildshape select` first",
+    "metrics": "run `wildshape evaluate` first",
+}
