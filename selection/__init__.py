@@ -2,15 +2,17 @@
 
 from selection.criteria import CRITERIA, HIGHER_IS_BETTER, score
 from selection.diagnostics import jaccard, pseudo_label_pck, risk_coverage
-from selection.policy import rank, select
+from selection.policy import check, rank, scored, select
 
 __all__ = [
     "CRITERIA",
     "HIGHER_IS_BETTER",
+    "check",
     "jaccard",
     "pseudo_label_pck",
     "rank",
     "risk_coverage",
     "score",
+    "scored",
     "select",
 ]
