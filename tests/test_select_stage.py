@@ -145,7 +145,7 @@ def test_command_line(tmp_path: Path) -> None:
     done = run("category=deer", f"lake={tmp_path / 'lake'}", "criterion=random", "top_n=5", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "random, round 1" in done.stdout
-    rows = lake.latest("selections", "deer").read()
+    rows = lake.datasets("selections", "deer")[0].read()
     assert sum(rows["selected"].to_pylist()) == 5
     assert done.stderr.splitlines()[-1] == "heavy: "
 
