@@ -8,14 +8,13 @@ interrupted, and a model sees the same batches, so numbers repeat on CPU.
 from __future__ import annotations
 
 import json
-import os
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, Protocol
 
-from tables import Dataset, InputError
+from tables import Dataset
+from trainers.cluster import connect
 
 
 class Worker(Protocol):
@@ -109,59 +108,6 @@ def _stream(
         )
         .iter_rows()
     )
-
-
-@contextmanager
-def connect(resources: Any) -> Iterator[None]:
-    """A Ray to work on: the one in use, the cluster at `resources.address`, or a local one for the while.
-
-    Nodes of a cluster get our packages through `runtime_env`, so they need only the dependencies.
-
-    Raises:
-        InputError: no cluster answers at the address.
-    """
-    import logging
-
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    address = resources.address
-    try:
-        ray.init(
-            address=address or "local",
-            runtime_env=our_packages() if address else None,
-            num_cpus=None if address else max(os.cpu_count() or 1, int(resources.actors * resources.cpus)),
-            include_dashboard=False if not address else None,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            configure_logging=True,
-        )
-    except ConnectionError as error:
-        raise InputError("resources.address", address, f"no Ray cluster answers ({error}); `ray start`?") from error
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def our_packages() -> dict[str, Any]:
-    """`runtime_env` that carries our packages, wherever they are installed."""
-    import conf
-    import models
-    import pipelines
-    import sandbox
-    import selection
-    import tables
-    import trainers
-
-    packages = (conf, models, pipelines, sandbox, selection, tables, trainers)
-    return {"py_modules": [os.path.dirname(str(p.__file__)) for p in packages], "excludes": ["__pycache__"]}
 
 
 def progress(rows: Iterator[dict[str, Any]], name: str, total: int) -> Iterator[dict[str, Any]]:

@@ -258,6 +258,20 @@ def unique_rows(rows: pa.Table, keys: Sequence[str]) -> pa.Table:
     return rows if pc.all(keep).as_py() else rows.filter(keep)
 
 
+def join_rows(left: pa.Table, right: pa.Table, on: str) -> pa.Table:
+    """Left's rows that have a partner, with right's other columns added; `on` is unique in `right`.
+
+    (Arrow's own join refuses list columns.)
+    """
+    where = pc.index_in(left[on], right[on])
+    found = pc.is_valid(where)
+    left, where = left.filter(found), where.filter(found)
+    for name in right.column_names:
+        if name not in left.column_names:
+            left = left.append_column(name, right[name].take(where))
+    return left.combine_chunks()
+
+
 class Lake:
     """The folder or bucket that holds the tables, the models and the runs."""
 
@@ -280,24 +294,51 @@ class Lake:
         Raises:
             InputError: the lake has none.
         """
+        newest: dict[str, Dataset] = {}
+        for ds in self._all(table, category):
+            newest.setdefault(ds.slot, ds)
+        if not newest:
+            raise self._nothing(table, category)
+        return [newest[s] for s in sorted(newest)]
+
+    def _all(self, table: str, category: str) -> list[Dataset]:
+        """Finished datasets, newest first."""
         base = f"{table}/category={category}"
-        newest: dict[str, tuple[str, Dataset]] = {}
+        found = []
         for name in self.files.names(base):
             described = self.files.read_json(f"{base}/{name}/_dataset.json")
             done = self.files.read_json(f"{base}/{name}/_finished.json")
-            if not described or not done:
-                continue
-            ds = Dataset(self.files, table, category, described["identity"], described["slot"])
-            slot = described["slot"]
-            if slot not in newest or done["finished_at"] > newest[slot][0]:
-                newest[slot] = (done["finished_at"], ds)
-        if not newest:
-            raise InputError("category", category, f"lake {self.uri} has no finished `{table}` of it; {_MAKER[table]}")
-        return [newest[s][1] for s in sorted(newest)]
+            if described and done:
+                ds = Dataset(self.files, table, category, described["identity"], described["slot"])
+                found.append((done["finished_at"], ds))
+        return [ds for _, ds in sorted(found, key=lambda f: f[0], reverse=True)]
 
-    def latest(self, table: str, category: str) -> Dataset:
-        """The newest finished dataset of a table whose datasets replace each other."""
-        return max(self.datasets(table, category), key=lambda d: (d.finished() or {})["finished_at"])
+    def latest(self, table: str, category: str, named: str | None = None) -> Dataset:
+        """The newest finished dataset of a table whose datasets replace each other, or the one named.
+
+        Raises:
+            InputError: there is none.
+        """
+        if named:
+            return self.find(table, category, named)
+        for ds in self._all(table, category):
+            if not ds.slot:
+                return ds
+        raise self._nothing(table, category)
+
+    def find(self, table: str, category: str, named: str) -> Dataset:
+        """The finished dataset of this fingerprint, in whatever slot.
+
+        Raises:
+            InputError: there is none.
+        """
+        for ds in self._all(table, category):
+            if ds.fingerprint == named:
+                return ds
+        raise InputError(table, named, f"lake {self.uri} has no finished `{table}` of that fingerprint")
+
+    def _nothing(self, table: str, category: str) -> InputError:
+        return InputError("category", category, f"lake {self.uri} has no finished `{table}` of it; {_MAKER[table]}")
 
 
 _MAKER = {

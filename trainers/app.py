@@ -13,6 +13,9 @@ from tables import InputError
 
 # Ray 2.60 writes a token to the home directory unless told otherwise; a local cluster listens on loopback only.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+# Nothing is reported to anybody unless the user asks for it.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
 def command(config_name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:

@@ -1,0 +1,34 @@
+"""Photos as arrays: the one decoder, so that boxes, crops and keypoints agree; and letterboxing for detectors."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+
+from models.crops import FILL, MEAN, STD
+
+
+def decode_photo(data: bytes) -> np.ndarray | None:
+    """RGB uint8 [H,W,3], turned upright as its EXIF says, whatever its mode; None if it cannot be decoded."""
+    if not data:
+        return None
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+
+
+def letterbox(photo: np.ndarray, size: int) -> tuple[np.ndarray, float]:
+    """Photo [H,W,3] RGB shrunk or grown into [size,size,3] at the top left, and the scale applied."""
+    scale = size / max(photo.shape[:2])
+    h, w = max(1, round(photo.shape[0] * scale)), max(1, round(photo.shape[1] * scale))
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    out = np.empty((size, size, 3), np.uint8)
+    out[:] = FILL
+    out[:h, :w] = cv2.resize(photo, (w, h), interpolation=method)
+    return out, scale
+
+
+def normalise(images: torch.Tensor) -> torch.Tensor:
+    """uint8 [B,S,S,3] RGB -> ImageNet-normalised float [B,3,S,S]."""
+    mean = torch.tensor(MEAN, device=images.device)
+    std = torch.tensor(STD, device=images.device)
+    return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,74 @@
+"""Crops in, pseudo-labels out: what the 2D and 3D networks say of every animal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tables import Dataset, InputError, Lake
+from trainers.app import command
+
+VERSION = 1
+
+
+@command("keypoints")
+def main(cfg: Any) -> None:
+    from rich.console import Console
+
+    from pipelines.model_files import pick_model
+
+    if cfg.round < 0:
+        raise InputError("round", cfg.round, "use 0 or more")
+    lake = Lake(cfg.lake)
+    instances = lake.latest("instances", cfg.category, cfg.instances)
+    pose = pick_model(lake, "pose", cfg.category, cfg.pose, "pose")
+    models: dict[str, str | None] = {
+        "pose": pose,
+        "aux": pick_model(lake, "pose", cfg.category, cfg.aux, "aux", skip=pose),
+        "acsm": pick_model(lake, "acsm", cfg.category, cfg.acsm, "acsm"),
+    }
+    made = infer(lake, cfg.category, instances, models, int(cfg.round), cfg.resources)
+    Console().print(f"{cfg.category}: {(made.finished() or {})['summary']} in {lake.uri}/{made.path}")
+
+
+def infer(
+    lake: Lake,
+    category: str,
+    instances: Dataset,
+    models: dict[str, str | None],
+    round: int,
+    resources: Any,
+    before: Dataset | None = None,
+) -> Dataset:
+    """Pseudo-labels of every instance for a round; return the finished dataset.
+
+    Args:
+        models: paths of the `pose`, `aux` and `acsm` checkpoints.
+        before: the former round's dataset; its 2D predictions are taken over if the 2D nets are the same.
+    """
+    from models.checkpoint import load_checkpoint, weights_digest
+    from pipelines.keypoint_worker import KeypointWorker
+    from pipelines.stage import parts_as_units, run_stage
+
+    ids = {n: (weights_digest(p) if p else None) for n, p in models.items()}
+    notes: Any = load_checkpoint(str(models["pose"])).notes
+    image_size = int(notes["job"]["settings"]["image_size"])
+    identity = {
+        "stage": "keypoints", "version": VERSION, "round": round, "models": ids, "instances": instances.fingerprint,
+    }  # fmt: skip
+    pseudo = lake.dataset("pseudo_labels", category, identity, slot=f"round={round}")
+    state = instances.state()
+    if pseudo.is_finished(state):
+        return pseudo
+    if before is not None:
+        theirs = before.identity
+        same = all(theirs["models"][n] == ids[n] for n in ("pose", "aux"))
+        if not same or theirs["instances"] != instances.fingerprint or not before.is_finished(state):
+            before = None
+    args = {"instances": instances, "pseudo": pseudo, "models": models, "ids": ids, "round": round}
+    args |= {"image_size": image_size, "before": before}
+    run_stage(pseudo, parts_as_units(instances), KeypointWorker, args, resources, state)
+    return pseudo
+
+
+if __name__ == "__main__":
+    main()

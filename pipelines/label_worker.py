@@ -1,0 +1,116 @@
+"""What an actor does with labelled photos: read, cut crops, pack masks, commit."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from models.crops import STORED, cut, window
+from models.photo import decode_photo
+from tables import Dataset, InputError, instance_id, photo_id, schema, to_column
+
+
+class LabelWorker:
+    """Commits one block of labelled photos: photos first, labels last, so a labelled block is whole."""
+
+    def __init__(
+        self, folder: str, labels: Dataset, instances: Dataset, photos: Dataset, split: str, category: str, crop_px: int
+    ) -> None:
+        self.folder, self.split, self.category, self.crop_px = folder, split, category, crop_px
+        self.labels, self.instances, self.photos = labels, instances, photos
+
+    def __call__(self, part: str, payload: list[dict[str, Any]]) -> dict[str, int]:
+        photos, instances, labels = [], [], []
+        for photo in payload:
+            path = os.path.join(self.folder, photo["file"])
+            with open(path, "rb") as f:
+                data = f.read()
+            image = decode_photo(data)
+            if image is None:
+                raise InputError("source.images", path, "cannot be decoded as a photo")
+            sha = hashlib.sha256(data).hexdigest()
+            url = f"file://{path}"
+            pid = photo_id(url, "label", sha[:20])
+            height, width = image.shape[:2]
+            photos.append({
+                "photo_id": pid, "url": url, "status": "ok", "bytes": data, "sha256": sha,
+                "width": width, "height": height,
+            })  # fmt: skip
+            for animal in photo["animals"]:
+                iid = instance_id(sha, animal["bbox"], "label")
+                instances.append(
+                    {"instance_id": iid, "photo_id": pid, "category": self.category, "score": 1.0, "detector": "label",
+                     **crop_fields(image, animal["bbox"], self.crop_px)}
+                )  # fmt: skip
+                mask = decode_mask(animal["segmentation"], height, width)
+                png = None if mask is None else cv2.imencode(".png", mask * 255)[1].tobytes()
+                labels.append({
+                    "instance_id": iid, "split": self.split, "mask": png,
+                    "keypoints": np.array(animal["keypoints"], np.float32),
+                    "camera": None if animal["camera"] is None else np.array(animal["camera"], np.float32),
+                })  # fmt: skip
+        self.photos.write(part, rows_to_table(photos, "photos"), schema("photos"))
+        self.instances.write(part, rows_to_table(instances, "instances"), schema("instances"))
+        self.labels.write(part, rows_to_table(labels, "labels"), schema("labels"))
+        return {"photos": len(photos), "instances": len(instances)}
+
+
+def crop_fields(image: np.ndarray, bbox: Any, most: int) -> dict[str, Any]:
+    """`bbox, window, crop` of an instance; the crop has the window's own resolution, at most `most` pixels."""
+    win = window(bbox, STORED)
+    pixels = int(np.clip(np.ceil(win[2]), 16, most))
+    crop = cv2.cvtColor(cut(image, win, pixels), cv2.COLOR_RGB2BGR)
+    jpeg = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+    return {"bbox": np.asarray(bbox, np.float32), "window": win.astype(np.float32), "crop": jpeg}
+
+
+def rows_to_table(rows: list[dict[str, Any]], table: str) -> pa.Table:
+    """Rows as dicts (arrays in NumPy, absent keys null) -> a table of the named schema."""
+    columns = {}
+    for field in schema(table):
+        values = [r.get(field.name) for r in rows]
+        if pa.types.is_fixed_size_list(field.type):
+            columns[field.name] = to_column(values, field.type.list_size)
+        else:
+            columns[field.name] = pa.array(values, field.type)
+    return pa.table(columns)
+
+
+def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray | None:
+    """COCO segmentation (polygons, uncompressed or compressed run lengths) -> uint8 {0,1} [H,W]; None if absent."""
+    if not segmentation:
+        return None
+    mask = np.zeros((height, width), np.uint8)
+    if isinstance(segmentation, list):
+        for polygon in segmentation:
+            points = np.round(np.asarray(polygon, np.float64).reshape(-1, 2) - 0.5).astype(np.int32)
+            cv2.fillPoly(mask, [points], 1)
+        return mask
+    counts = segmentation["counts"]
+    runs = counts if isinstance(counts, list) else _decompress(counts)
+    values = np.arange(len(runs)) % 2
+    flat = np.repeat(values, runs).astype(np.uint8)
+    if flat.size != height * width:
+        raise InputError("segmentation", segmentation["size"], f"run lengths do not fill {height} x {width} pixels")
+    return flat.reshape(width, height).T.copy()
+
+
+def _decompress(text: str) -> list[int]:
+    """COCO's compressed run lengths: signed, in 5-bit groups, from the fourth on as differences to the last but one."""
+    runs: list[int] = []
+    value = shift = 0
+    for char in text.encode():
+        group = char - 48
+        value |= (group & 0x1F) << shift
+        shift += 5
+        if not group & 0x20:
+            if group & 0x10:
+                value |= -1 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    return runs

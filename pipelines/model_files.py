@@ -1,0 +1,45 @@
+"""Trained networks in a lake, found by kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from tables import InputError, Lake
+
+
+def newest_models(lake: Lake, kind: str, category: str) -> list[dict[str, Any]]:
+    """Finished models of a kind (pose, detector, acsm) for a category, newest first: their `model.json`."""
+    selector = pafs.FileSelector(lake.files.full(f"models/{kind}"), allow_not_found=True, recursive=True)
+    found = [i for i in lake.files.fs.get_file_info(selector) if i.base_name == "model.json"]
+    found.sort(key=lambda i: (i.mtime, i.path), reverse=True)
+    models = [lake.files.read_json(f"models/{kind}/{i.path.split('/')[-2]}/model.json") for i in found]
+    return [m for m in models if m["job"]["category"] == category]
+
+
+def pick_model(lake: Lake, kind: str, category: str, given: str | None, argument: str, skip: str = "") -> str:
+    """The checkpoint given, or the newest of its kind whose path is not `skip`.
+
+    Raises:
+        InputError: there is none, or the given file cannot be read as a checkpoint of this kind.
+    """
+    if given:
+        check_model(given, kind, argument)
+        return given
+    for model in newest_models(lake, kind, category):
+        if model["model"] != skip:
+            return model["model"]
+    raise InputError(argument, "null", f"lake {lake.uri} has no trained {kind} net; run `wildshape {kind}` first")
+
+
+def check_model(path: str, kind: str, argument: str) -> None:
+    """Raise InputError unless `path` is a readable checkpoint of this kind."""
+    from models.checkpoint import KINDS, load_checkpoint
+
+    try:
+        model = load_checkpoint(path)
+    except InputError as error:
+        raise InputError(argument, path, error.fix) from error
+    if not isinstance(model, KINDS[kind]):
+        raise InputError(argument, path, f"holds a {type(model).__name__}, not a {KINDS[kind].__name__}")

@@ -1,0 +1,100 @@
+"""The outer loop: from a metadata dump to AUC per round, each round's model judging the next round's pseudo-labels."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from tables import InputError, Lake
+from trainers.app import command
+
+
+@command("selftrain")
+def main(cfg: Any) -> None:
+    check(cfg)
+    selftrain(cfg)
+
+
+def check(cfg: Any) -> None:
+    """Refuse bad input before Ray or the sandbox starts.
+
+    Raises:
+        InputError: naming the argument, its value and the fix.
+    """
+    from pipelines.detect import check_detector
+    from selection import check as check_selection
+
+    if not isinstance(cfg.rounds, int) or cfg.rounds < 0:
+        raise InputError("rounds", cfg.rounds, "must be a whole number, 0 or more")
+    if not str(cfg.run) or "/" in str(cfg.run):
+        raise InputError("run", cfg.run, "must be a name without '/'")
+    check_selection(cfg.criterion, cfg.top_n)
+    if cfg.criterion == "oracle":
+        raise InputError("criterion", cfg.criterion, "needs the truth, which training may not see: diagnostics only")
+    check_detector(cfg.detector)
+    if cfg.train.acsm.start not in ("pose", "none"):
+        raise InputError("train.acsm.start", cfg.train.acsm.start, "use pose or none")
+    if cfg.template is None:
+        if cfg.category != cfg.sandbox.category:
+            fix = f"give {cfg.category}'s template file, or leave category={cfg.sandbox.category} for the sandbox"
+            raise InputError("template", "null", fix)
+        if cfg.source.path is not None:
+            raise InputError("source.path", cfg.source.path, "goes with a template of your own: set template too")
+        return
+    check_template(cfg.template)
+    lake = Lake(cfg.lake)
+    lake.datasets("labels", cfg.category)
+    if cfg.source.path is None:
+        lake.latest("photos", cfg.category)
+    else:
+        from omegaconf import OmegaConf
+
+        from pipelines.sources import check_source
+
+        check_source(OmegaConf.to_container(cfg.source, resolve=True), cfg.category)
+
+
+def check_template(path: str) -> None:
+    """Raise InputError unless `path` is a readable template file."""
+    from models.template import Template
+
+    if not os.path.exists(path):
+        raise InputError("template", path, "no such file; make one with `wildshape template rig=... keypoints=...`")
+    Template.load(path)
+
+
+def selftrain(cfg: Any) -> list[dict[str, Any]]:
+    """Run the loop (see `conf/selftrain.yaml`) and return the rows of `metrics.json`.
+
+    Every stage is bound to a fingerprint of its settings and its input: what is done already is skipped, what is half
+    done goes on, so the loop may be killed anywhere and called again.
+    """
+    from contextlib import ExitStack
+
+    from omegaconf import OmegaConf
+
+    from pipelines.rounds import Loop
+    from pipelines.stage import connect
+    from trainers.group import TrainGroup
+
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    lake = Lake(cfg.lake)
+    template = os.path.abspath(cfg.template) if cfg.template else None
+    with ExitStack() as stack:
+        if template is None:
+            from pipelines.embedded import open_sandbox
+
+            world = stack.enter_context(open_sandbox(plain["sandbox"], lake))
+            template = world.template
+            plain["source"].update(world.source)
+            plain["fetch"].update(world.fetch)
+        stack.enter_context(connect(cfg.resources))
+        group = stack.enter_context(TrainGroup(cfg.resources.train, f"{lake.uri}/ray_train"))
+        if cfg.template is None:
+            world.ingest(cfg.lake, cfg.category, int(cfg.detect.crop_px), cfg.resources)
+        loop = Loop(plain, cfg.resources, lake, template, group)
+        return loop.run()
+
+
+if __name__ == "__main__":
+    main()

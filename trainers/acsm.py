@@ -1,0 +1,48 @@
+"""Train the 3D network on labels, and on a round's selected pseudo-labels where one is named."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from tables import InputError, Lake
+from trainers.app import command
+
+
+@command("acsm")
+def main(cfg: Any) -> None:
+    from trainers.command import train_command
+
+    if not cfg.template or not os.path.exists(cfg.template):
+        raise InputError("template", cfg.template, "no such file; make one with `wildshape template`")
+    from models.template import Template
+
+    Template.load(cfg.template)
+    if cfg.start_from is not None:
+        from models.checkpoint import load_checkpoint
+
+        load_checkpoint(cfg.start_from)
+    lake = Lake(cfg.lake)
+    pseudo = None if cfg.selection is None else lineage(lake, cfg.category, cfg.selection)
+    template = os.path.abspath(cfg.template)
+    train_command(cfg, "acsm", template=template, start_from=cfg.start_from, pseudo=pseudo)
+
+
+def lineage(lake: Lake, category: str, selection: str) -> dict[str, Any]:
+    """The `instances`, `pseudo_labels` and `selections` datasets behind a selection, as a job names them.
+
+    Args:
+        selection: fingerprint of a `selections` dataset.
+
+    Raises:
+        InputError: the lake does not hold it, or not what it was made from.
+    """
+    chosen = lake.find("selections", category, selection)
+    pseudo = lake.find("pseudo_labels", category, str(chosen.identity["pseudo_labels"]))
+    instances = lake.find("instances", category, str(pseudo.identity["instances"]))
+    made = {"instances": instances, "pseudo_labels": pseudo, "selections": chosen}
+    return {t: {"identity": dict(d.identity), "slot": d.slot} for t, d in made.items()}
+
+
+if __name__ == "__main__":
+    main()

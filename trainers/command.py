@@ -1,0 +1,46 @@
+"""What the commands `pose`, `acsm` and `detector` share: one job on a worker group of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def train_command(cfg: Any, name: str, **extra: Any) -> dict[str, Any]:
+    """Train one network with Ray Train and print what it is worth.
+
+    Args:
+        name: section of `cfg.train`.
+        extra: more keys of the job (see `trainers.jobs.run_job`).
+    """
+    from omegaconf import OmegaConf
+    from rich.console import Console
+
+    from tables import Lake
+    from trainers.cluster import connect
+    from trainers.group import TrainGroup, training_bar
+
+    lake = Lake(cfg.lake)
+    lake.datasets("labels", cfg.category)
+    settings: Any = OmegaConf.to_container(cfg.train[name], resolve=True)
+    settings.pop("start", None)
+    kind = "pose" if name == "aux" else name
+    job: dict[str, Any] = {"kind": kind, "lake": lake.uri, "category": cfg.category, "settings": settings}
+    job |= {"seed": int(cfg.seed), **extra}
+    with (
+        connect(cfg.resources),
+        TrainGroup(cfg.resources.train, f"{lake.uri}/ray_train") as group,
+        training_bar(f"train {name}", int(settings["plan"]["steps"])) as show,
+    ):
+        done = group.run(job, show)
+    Console().print(summary(done), soft_wrap=True)
+    return done
+
+
+def summary(done: Mapping[str, Any]) -> str:
+    """A finished job in a few lines."""
+    lines = [done["model"]]
+    for split, m in done["metrics"].items():
+        values = (f"{k} {v:.2f}" for k, v in m.items() if isinstance(v, float))
+        lines.append(f"{split} ({m['instances']} instances): {', '.join(values)}")
+    return "\n".join(lines)

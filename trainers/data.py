@@ -1,0 +1,136 @@
+"""Instances as arrays: crops decoded once, keypoints in the network's frame. Needs no Ray."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from models.crops import SEEN, stored_pixels, to_frame, window
+from models.photo import decode_photo
+from tables import Dataset, Lake, join_rows, to_numpy, unique_rows
+
+
+@dataclass(frozen=True)
+class Instances:
+    """N animals, sorted by id.
+
+    Attributes:
+        ids: N instance ids.
+        crops: uint8 [N,C,C,3] RGB, the stored windows at one resolution.
+        windows: [N,3] the network's windows x0, y0, side in photo pixels.
+        size: [N] longer side of the box in photo pixels.
+        keypoints: [N,K,3] x, y in the network's frame [-1,1], and the weight: v > 0 or the confidence.
+        cameras: [N,4] true quaternions wxyz in the template's frame, NaN where unknown.
+        masks: N PNG files of the whole photo or None.
+    """
+
+    ids: list[str]
+    crops: np.ndarray
+    windows: np.ndarray
+    size: np.ndarray
+    keypoints: np.ndarray
+    cameras: np.ndarray
+    masks: list[bytes | None]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, index: np.ndarray) -> Instances:
+        """The chosen rows, in the order given."""
+        fields = {n: getattr(self, n)[index] for n in ("crops", "windows", "size", "keypoints", "cameras")}
+        return replace(self, ids=[self.ids[i] for i in index], masks=[self.masks[i] for i in index], **fields)
+
+    @property
+    def digest(self) -> str:
+        """Hash of ids and keypoints: what training sees."""
+        h = hashlib.sha256("\n".join(self.ids).encode())
+        h.update(np.ascontiguousarray(self.keypoints, np.float32).tobytes())
+        return h.hexdigest()[:16]
+
+
+def decode_crops(crops: Any, pixels: int) -> np.ndarray:
+    """JPEG crops -> uint8 [N,pixels,pixels,3] RGB."""
+    out = np.empty((len(crops), pixels, pixels, 3), np.uint8)
+    for i, data in enumerate(crops):
+        image = decode_photo(data)
+        if image is None:
+            raise ValueError(f"crop {i} of {len(crops)} cannot be decoded")
+        if image.shape[0] != pixels:
+            shrink = image.shape[0] > pixels
+            image = cv2.resize(image, (pixels, pixels), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
+        out[i] = image
+    return out
+
+
+def instances_from(rows: pa.Table, image_size: int) -> Instances:
+    """Arrays of a table with `instance_id, bbox, crop, keypoints`, optionally `camera, mask`."""
+    rows = rows.take(pc.sort_indices(rows, sort_keys=[("instance_id", "ascending")]))
+    n = len(rows)
+    bbox = to_numpy(rows["bbox"], 4).astype(np.float64)
+    keypoints = to_numpy(rows["keypoints"], -1, 3).copy()
+    seen = window(bbox, SEEN)
+    keypoints[..., :2] = to_frame(keypoints[..., :2], seen)
+    keypoints[keypoints[..., 2] <= 0] = 0
+    names = rows.column_names
+    cameras = to_numpy(rows["camera"], 7)[:, 3:] if "camera" in names else np.full((n, 4), np.nan, np.float32)
+    masks = rows["mask"].to_pylist() if "mask" in names else [None] * n
+    crops = decode_crops(rows["crop"].to_pylist(), stored_pixels(image_size))
+    size = bbox[:, 2:].max(1)
+    return Instances(rows["instance_id"].to_pylist(), crops, seen, size, keypoints, cameras, masks)
+
+
+def label_table(lake: Lake, category: str) -> pa.Table:
+    """Labels of all sources joined with their instances: every column of both, sorted by id.
+
+    Where no source names a `val` split, every fifth training instance by id hash is held out as `val`.
+
+    Raises:
+        InputError: the lake has no labels of the category.
+    """
+    both = []
+    for labels in lake.datasets("labels", category):
+        made = lake.dataset("instances", category, labels.identity, labels.slot)
+        both.append(join_rows(labels.read(), made.read(), "instance_id"))
+    rows = unique_rows(pa.concat_tables(both), ["instance_id"]).combine_chunks()
+    splits = rows["split"].to_pylist()
+    if "val" not in splits:
+        fifth = [int(hashlib.sha256(i.encode()).hexdigest(), 16) % 5 == 0 for i in rows["instance_id"].to_pylist()]
+        splits = ["val" if s == "train" and f else s for s, f in zip(splits, fifth, strict=True)]
+        rows = rows.set_column(rows.column_names.index("split"), "split", pa.array(splits))
+    return rows
+
+
+def load_labelled(lake: Lake, category: str, split: str, image_size: int) -> Instances:
+    """The labelled instances of a split, every labelled joint with weight 1; empty if there are none.
+
+    Raises:
+        InputError: the lake has no labels of the category.
+    """
+    rows = label_table(lake, category)
+    data = instances_from(rows.filter(pc.equal(rows["split"], split)), image_size)
+    data.keypoints[..., 2] = data.keypoints[..., 2] > 0
+    return data
+
+
+def load_pseudo_labelled(instances: Dataset, pseudo: Dataset, selection: Dataset, image_size: int) -> Instances:
+    """The selected instances of a round with their pseudo-labels, weighted by confidence."""
+    chosen = selection.read(["instance_id", "selected"])
+    chosen = chosen.filter(chosen["selected"]).select(["instance_id"])
+    rows = join_rows(chosen, pseudo.read(["instance_id", "keypoints"]), "instance_id")
+    return instances_from(join_rows(rows, instances.read(["instance_id", "bbox", "crop"]), "instance_id"), image_size)
+
+
+def concatenate(first: Instances, second: Instances) -> Instances:
+    """Both, sorted by id: what training sees does not depend on who came first."""
+    fields = {
+        n: np.concatenate([getattr(first, n), getattr(second, n)])
+        for n in ("crops", "windows", "size", "keypoints", "cameras")
+    }
+    both = Instances(first.ids + second.ids, masks=first.masks + second.masks, **fields)
+    return both.take(np.argsort(np.array(both.ids), kind="stable"))

@@ -1,0 +1,156 @@
+"""One training loop for all networks: counter-based randomness, atomic checkpoints, exact resume. Needs no Ray.
+
+Batch t and every random draw in it follow from (seed, t) alone, so a run continued from a checkpoint makes the same
+steps as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from tables import Files
+
+
+class Task(Protocol):
+    """What is trained: a network, the number of items, and the loss of a batch of item indices."""
+
+    model: nn.Module
+    items: int
+
+    def loss(
+        self, model: nn.Module, index: torch.Tensor, generator: torch.Generator, progress: float
+    ) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how: the part of a training that is not the network and not the data.
+
+    Attributes:
+        steps: optimizer steps.
+        batch: items a step over all workers.
+        lr: peak learning rate of Adam.
+        schedule: `cosine` (2 % linear warm-up, then to zero) or `constant` (the reference).
+        weight_decay: decoupled, 0 in the reference.
+        ema: decay of the averaged weights that are evaluated and kept; 0 keeps the last weights (the reference).
+        checkpoint_every: steps between checkpoints.
+        seed: of initialisation, sampling and augmentation.
+    """
+
+    steps: int
+    batch: int
+    lr: float = 1e-4
+    schedule: str = "constant"
+    weight_decay: float = 0.0
+    ema: float = 0.0
+    checkpoint_every: int = 200
+    seed: int = 0
+
+
+def batch_indices(items: int, batch: int, step: int, seed: int) -> torch.Tensor:
+    """Indices [batch] of step `step` in an endless chain of seeded permutations of the items."""
+    start = step * batch
+    out: list[torch.Tensor] = []
+    while batch > 0:
+        epoch, at = divmod(start, items)
+        order = torch.randperm(items, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+        out.append(order[at : at + batch])
+        start, batch = start + len(out[-1]), batch - len(out[-1])
+    return torch.cat(out)
+
+
+def fit(
+    task: Task,
+    plan: Plan,
+    checkpoint: tuple[Files, str] | None = None,
+    rank: int = 0,
+    world: int = 1,
+    device: str = "cpu",
+    on_step: Callable[[int, float], None] | None = None,
+) -> nn.Module:
+    """Train and return the network to keep, in evaluation mode.
+
+    Args:
+        task: network and loss; moved to `device`.
+        checkpoint: where to keep model, optimizer and step; training continues from it if it exists.
+        rank, world: this worker and the number of workers; with more than one a process group must be set up.
+        on_step: called with (steps done, loss) about a hundred times; also the place to raise to stop early.
+
+    Raises:
+        FloatingPointError: the loss is not finite.
+    """
+    model = task.model.to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay)
+    average = copy.deepcopy(model).requires_grad_(False) if plan.ema else None
+    done = _restore(checkpoint, model, average, optimizer, device) if checkpoint else 0
+    trained: nn.Module = model
+    if world > 1:
+        trained = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+    trained.train()
+    say_every = max(1, plan.steps // 100)
+    for step in range(done, plan.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = plan.lr * _schedule(plan, step)
+        index = batch_indices(task.items, plan.batch, step, plan.seed)[rank::world]
+        generator = torch.Generator().manual_seed((plan.seed * 1_000_003 + step) * 64 + rank)
+        loss = task.loss(trained, index, generator, step / plan.steps)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if average is not None:
+            _average(average, model, min(plan.ema, (step + 1) / (step + 10)))
+        if (step + 1) % say_every == 0 or step + 1 == plan.steps:
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise FloatingPointError(f"loss is {value} at step {step + 1}: lower lr={plan.lr}")
+            if on_step:
+                on_step(step + 1, value)
+        if checkpoint and rank == 0 and (step + 1) % plan.checkpoint_every == 0 and step + 1 < plan.steps:
+            _save(checkpoint, model, average, optimizer, step + 1)
+    return (average if average is not None else model).eval()
+
+
+def _schedule(plan: Plan, step: int) -> float:
+    if plan.schedule == "constant":
+        return 1.0
+    warm = max(1, plan.steps // 50)
+    return min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * step / plan.steps)))
+
+
+@torch.no_grad()
+def _average(average: nn.Module, model: nn.Module, decay: float) -> None:
+    now = model.state_dict()
+    for name, kept in average.state_dict().items():
+        if kept.is_floating_point():
+            kept.lerp_(now[name], 1 - decay)
+        else:
+            kept.copy_(now[name])
+
+
+def _save(at: tuple[Files, str], model: nn.Module, average: nn.Module | None, optimizer: Any, step: int) -> None:
+    sink = io.BytesIO()
+    kept = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+    if average is not None:
+        kept["average"] = average.state_dict()
+    torch.save(kept, sink)
+    at[0].write(at[1], sink.getvalue())
+
+
+def _restore(at: tuple[Files, str], model: nn.Module, average: nn.Module | None, optimizer: Any, device: str) -> int:
+    data = at[0].read(at[1])
+    if data is None:
+        return 0
+    kept = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+    model.load_state_dict(kept["model"])
+    optimizer.load_state_dict(kept["optimizer"])
+    if average is not None:
+        average.load_state_dict(kept["average"])
+    return int(kept["step"])

@@ -1,0 +1,79 @@
+"""What a trained network is worth on labelled instances. Needs no Ray."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from models.acsm import ACSM
+from models.crops import cut, to_photo
+from models.heatmap import PoseNet
+from models.metrics import auc_06_10, camera_error_deg, miou, pck
+from models.predict import in_photo, predict_acsm, predict_pose
+from models.raster import rasterize
+from trainers.data import Instances
+
+THRESHOLDS = tuple(round(0.01 * i, 2) for i in range(1, 16))
+BATCH = 64
+
+
+def evaluate_acsm(net: ACSM, data: Instances) -> dict[str, Any]:
+    """Reprojection AUC and PCK curve, camera error and silhouette IoU on labelled instances.
+
+    Returns:
+        `auc_06_10`, `pck` (threshold -> percent of visible joints within it), `camera_error_deg` and `miou`
+        (None where no label has a camera or a mask), `instances`.
+    """
+    joints, cameras, overlaps = [], [], []
+    for start in range(0, len(data), BATCH):
+        part = data.take(np.arange(start, min(start + BATCH, len(data))))
+        masked = [i for i, m in enumerate(part.masks) if m]
+        out = predict_acsm(net, part.crops, mesh=bool(masked))
+        joints.append(in_photo(out.keypoints[:, 0], part.windows))
+        cameras.append(out.camera[:, 0, 3:].cpu().numpy())
+        if masked:
+            size = net.config["image_size"]
+            drawn = rasterize(out.vertices[masked, 0], _faces(net), size).mask.cpu().numpy()
+            truth = np.stack([_mask(part.masks[i] or b"", part.windows[i], size) for i in masked])
+            overlaps.append(miou(drawn, truth) * len(masked))
+    result = _reprojection(np.concatenate(joints), data)
+    known = np.isfinite(data.cameras).all(1)
+    error = camera_error_deg(np.concatenate(cameras), np.nan_to_num(data.cameras), known)
+    result["camera_error_deg"] = error if np.isfinite(error) else None
+    count = sum(m is not None for m in data.masks)
+    result["miou"] = float(sum(overlaps) / count) if count else None
+    return result
+
+
+def evaluate_pose(net: PoseNet, data: Instances, image_size: int) -> dict[str, Any]:
+    """PCK curve of the 2D network, and the same AUC as for the 3D one for comparison."""
+    joints = [
+        in_photo(predict_pose(net, data.crops[s : s + BATCH], image_size), data.windows[s : s + BATCH])
+        for s in range(0, len(data), BATCH)
+    ]
+    return _reprojection(np.concatenate(joints)[..., :2], data)
+
+
+def _reprojection(joints: np.ndarray, data: Instances) -> dict[str, Any]:
+    truth = to_photo(data.keypoints[..., :2].astype(np.float64), data.windows)
+    visible = data.keypoints[..., 2] > 0
+    curve = pck(joints, truth, visible, data.size, THRESHOLDS)
+    return {
+        "auc_06_10": auc_06_10(joints, truth, visible, data.size),
+        "pck": {f"{t:.2f}": float(v) for t, v in zip(THRESHOLDS, curve, strict=True)},
+        "instances": len(data),
+    }
+
+
+def _faces(net: ACSM) -> torch.Tensor:
+    return torch.from_numpy(np.array(net.template.faces, np.int64)).to(next(net.parameters()).device)
+
+
+def _mask(png: bytes, window: np.ndarray, size: int) -> np.ndarray:
+    """A photo's mask seen through the network's window, bool [size,size]."""
+    photo: Any = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_GRAYSCALE)
+    seen = cut(cv2.merge([(photo > 0).astype(np.uint8) * 255] * 3), window, size, fill=(0, 0, 0))
+    return seen[..., 0] > 127

@@ -1,0 +1,188 @@
+"""One long-lived Ray Train run that takes training jobs, so that its start-up is paid once.
+
+Starting a worker group costs 10-180 s on two cores. The loop trains half a dozen networks, so the workers stay and
+fetch one job after the other from a mailbox; if a worker dies, Ray Train starts the group again and the open job
+goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from tables import InputError
+
+
+class _Mailbox:
+    """Holds jobs and their results; an async actor, so that waiting costs nothing."""
+
+    def __init__(self) -> None:
+        self.jobs: list[dict[str, Any] | None] = []
+        self.results: list[dict[str, Any]] = []
+        self.step: tuple[int, int, float] = (0, 0, 0.0)
+        self.changed = asyncio.Condition()
+
+    async def put(self, job: dict[str, Any] | None) -> None:
+        async with self.changed:
+            self.jobs.append(job)
+            self.changed.notify_all()
+
+    async def open_job(self) -> int:
+        return len(self.results)
+
+    async def take(self, number: int) -> dict[str, Any] | None:
+        async with self.changed:
+            await self.changed.wait_for(lambda: len(self.jobs) > number)
+            return self.jobs[number]
+
+    async def note(self, done: int, total: int, loss: float) -> None:
+        self.step = (done, total, loss)
+
+    async def answer(self, number: int, result: dict[str, Any]) -> None:
+        async with self.changed:
+            if len(self.results) == number:
+                self.results.append(result)
+                self.step = (0, 0, 0.0)
+                self.changed.notify_all()
+
+    async def result(self, number: int, wait_s: float) -> tuple[dict[str, Any] | None, tuple[int, int, float]]:
+        async with self.changed:
+            try:
+                await asyncio.wait_for(self.changed.wait_for(lambda: len(self.results) > number), wait_s)
+            except TimeoutError:
+                return None, self.step
+            return self.results[number], self.step
+
+
+def _serve(config: dict[str, Any]) -> None:
+    """The training function: every worker takes every job; they share a job's batches."""
+    import ray
+    import ray.train
+    import ray.train.torch
+
+    from trainers.jobs import run_job, set_threads
+
+    set_threads(config["threads"])
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    device = str(ray.train.torch.get_device())
+    mailbox = config["mailbox"]
+
+    def note(done: int, total: int, loss: float) -> None:
+        if rank == 0:
+            mailbox.note.remote(done, total, loss)
+
+    number = ray.get(mailbox.open_job.remote())
+    while (job := ray.get(mailbox.take.remote(number))) is not None:
+        try:
+            result: dict[str, Any] = {"done": run_job(job, rank, world, device, note)}
+        except InputError as error:
+            result = {"refused": error}
+        if rank == 0:
+            ray.get(mailbox.answer.remote(number, result))
+        ray.train.report({"job": number})
+        number += 1
+
+
+class TrainGroup:
+    """Context manager around the worker group; needs a connected Ray.
+
+    Args:
+        train: the `resources.train` section: `workers`, `cpus`, `gpus`, `threads`, `max_failures`.
+        storage: folder that all nodes see, for Ray Train's own records.
+    """
+
+    def __init__(self, train: Any, storage: str) -> None:
+        self.train, self.storage = train, storage
+        self.mailbox: Any = None
+        self.error: BaseException | None = None
+        self.sent = 0
+
+    def __enter__(self) -> TrainGroup:
+        import ray
+
+        # The group needs room beside the stages' actors, which rest while it trains: book next to nothing.
+        self.mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
+        self.thread = threading.Thread(target=self._fit, name="ray-train", daemon=True)
+        self.thread.start()
+        return self
+
+    def _fit(self) -> None:
+        import ray.train
+        from ray.train.torch import TorchTrainer
+
+        os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+        logging.getLogger("ray.train").setLevel(logging.ERROR)
+        train = self.train
+        per_worker: dict[str, float] = {"CPU": train.cpus}
+        if train.gpus:
+            per_worker["GPU"] = train.gpus
+        try:
+            TorchTrainer(
+                _serve,
+                train_loop_config={"mailbox": self.mailbox, "threads": int(train.threads)},
+                scaling_config=ray.train.ScalingConfig(
+                    num_workers=int(train.workers), use_gpu=bool(train.gpus), resources_per_worker=per_worker
+                ),
+                run_config=ray.train.RunConfig(
+                    name=f"group-{uuid.uuid4().hex[:8]}",
+                    storage_path=self.storage,
+                    failure_config=ray.train.FailureConfig(max_failures=int(train.max_failures)),
+                ),
+            ).fit()
+        except BaseException as error:  # noqa: BLE001 - raised again in `run`, on the caller's thread
+            self.error = error
+
+    def run(self, job: Mapping[str, Any], show: Callable[[int, int, float], None] | None = None) -> dict[str, Any]:
+        """Train a job (see `trainers.jobs.run_job`) and return its result.
+
+        Args:
+            show: called now and then with (steps done, steps, loss).
+
+        Raises:
+            InputError: the job names something that is not there.
+            RuntimeError: the worker group gave up.
+        """
+        import ray
+
+        number, self.sent = self.sent, self.sent + 1
+        ray.get(self.mailbox.put.remote(dict(job)))
+        while True:
+            result, step = ray.get(self.mailbox.result.remote(number, 0.5))
+            if result is not None:
+                if "refused" in result:
+                    raise result["refused"]
+                return result["done"]
+            if show and step[1]:
+                show(*step)
+            if not self.thread.is_alive():
+                raise RuntimeError(f"the training workers gave up: {self.error}") from self.error
+
+    def __exit__(self, *exc: object) -> None:
+        import ray
+
+        ray.get(self.mailbox.put.remote(None))
+        self.thread.join(60)
+        ray.kill(self.mailbox)
+
+
+@contextmanager
+def training_bar(title: str, steps: int) -> Iterator[Callable[[int, int, float], None]]:
+    """A progress bar with the loss; gives the function to call with (steps done, steps, loss)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description:>14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=steps, loss=float("nan"))
+        yield lambda done, total, loss: bar.update(task, completed=done, loss=loss)
+        bar.update(task, completed=steps)

@@ -1,0 +1,155 @@
+"""Training jobs: plain-JSON descriptions of a training, and how one is done. Needs no Ray.
+
+A job names its data and its settings; its fingerprint names the model it makes. A finished model is never trained
+again, a half-trained one goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.acsm import ACSM
+from models.checkpoint import checkpoint_bytes, load_checkpoint, weights_digest
+from models.heatmap import Detector, PoseNet
+from models.template import Template
+from tables import InputError, Lake, fingerprint
+from trainers.data import Instances, concatenate, load_labelled, load_pseudo_labelled
+from trainers.engine import Plan, Task, fit
+from trainers.evaluate import evaluate_acsm, evaluate_pose
+from trainers.steps import ACSMTask, DetectorTask, PoseTask
+
+SPLITS = ("val", "test")
+
+
+def run_job(
+    job: Mapping[str, Any],
+    rank: int = 0,
+    world: int = 1,
+    device: str = "cpu",
+    on_step: Callable[[int, int, float], None] | None = None,
+) -> dict[str, Any]:
+    """Train what the job describes, evaluate it, and keep both in the lake.
+
+    Args:
+        job: `kind` (pose, detector, acsm), `lake`, `category`, `settings` (the kind's section of the `train`
+            config with `image_size`), `seed`; for acsm also `template` (path), `start_from` (a pose model whose
+            trunk to begin with, or None) and `pseudo` (identity and slot of a round's `instances`, `pseudo_labels`
+            and `selections`, or None).
+        on_step: called with (steps done, steps, loss).
+
+    Returns:
+        `model` (path in the lake), `model_id`, `metrics` (split -> metrics), `items` trained on.
+
+    Raises:
+        InputError: the lake lacks what the job names.
+    """
+    lake = Lake(job["lake"])
+    settings = job["settings"]
+    data = _detector_data(lake, job) if job["kind"] == "detector" else _crop_data(lake, job)
+    items = len(data[0]) if isinstance(data, tuple) else len(data)
+    if not items:
+        raise InputError("split", "train", f"no training labels of `{job['category']}` in {lake.uri}")
+    identity = {k: job.get(k) for k in ("kind", "settings", "seed")}
+    identity["start_from"] = weights_digest(job["start_from"]) if job.get("start_from") else None
+    identity["data"] = data[2] if isinstance(data, tuple) else data.digest
+    if job["kind"] == "acsm":
+        template = Template.load(job["template"])
+        identity["template"] = template.digest
+    model_id = fingerprint(identity)
+    folder = f"models/{job['kind']}/{model_id}"
+    path = f"{lake.uri}/{folder}/model.safetensors"
+    known = lake.files.read_json(f"{folder}/model.json")
+    if known:
+        return known
+
+    torch.manual_seed(int(job["seed"]))
+    size = int(settings["image_size"])
+    net = {k: settings["net"][k] for k in settings["net"]}
+    task: Task
+    if job["kind"] == "detector":
+        photos, boxes, _ = data  # type: ignore[misc]
+        task = DetectorTask(Detector(**net), photos, boxes, settings["augment"], device)
+    elif job["kind"] == "pose":
+        task = PoseTask(PoseNet(**net), data, size, settings["augment"], device, sigma=float(settings["sigma"]))
+    else:
+        acsm = ACSM(template, image_size=size, **net)
+        if job.get("start_from"):
+            start_trunk(acsm, job["start_from"])
+        task = ACSMTask(
+            acsm, data, size, settings["augment"], device,
+            rigid=float(settings["rigid"]), weight=float(settings["keypoint_weight"]),
+        )  # fmt: skip
+    plan = Plan(seed=int(job["seed"]), **settings["plan"])
+    note = None if on_step is None else (lambda step, loss: on_step(step, plan.steps, loss))
+    model = fit(task, plan, (lake.files, f"{folder}/checkpoint.pt"), rank, world, device, note)
+    metrics = _evaluate(job, lake, model) if rank == 0 else {}
+    known = {
+        "model": path, "model_id": model_id, "kind": job["kind"], "metrics": metrics, "items": items, "job": dict(job),
+    }  # fmt: skip
+    if rank == 0:
+        lake.files.write(f"{folder}/model.safetensors", checkpoint_bytes(model, {"job": dict(job), "metrics": metrics}))
+        lake.files.write_json(f"{folder}/model.json", known)
+        _forget(lake, f"{folder}/checkpoint.pt")
+    return known
+
+
+def start_trunk(acsm: ACSM, path: str) -> None:
+    """Begin with the trunk of a trained pose network instead of a random one.
+
+    Raises:
+        InputError: the trunks differ in depth or width.
+    """
+    pose = load_checkpoint(path)
+    try:
+        acsm.backbone.load_state_dict(pose.backbone.state_dict())  # type: ignore[union-attr]
+    except (RuntimeError, AttributeError) as error:
+        raise InputError("start_from", path, "its trunk differs in depth or width from train.acsm.net") from error
+
+
+def _crop_data(lake: Lake, job: Mapping[str, Any]) -> Instances:
+    size = int(job["settings"]["image_size"])
+    data = load_labelled(lake, job["category"], "train", size)
+    pseudo = job.get("pseudo")
+    if pseudo:
+        tables = ("instances", "pseudo_labels", "selections")
+        made = {t: lake.dataset(t, job["category"], pseudo[t]["identity"], pseudo[t]["slot"]) for t in tables}
+        chosen = load_pseudo_labelled(made["instances"], made["pseudo_labels"], made["selections"], size)
+        data = concatenate(data, chosen)
+    return data
+
+
+def _detector_data(lake: Lake, job: Mapping[str, Any]) -> tuple[np.ndarray, list[np.ndarray], str]:
+    from trainers.photos import labelled_photos
+
+    return labelled_photos(lake, job["category"], "train", int(job["settings"]["image_size"]))
+
+
+def _evaluate(job: Mapping[str, Any], lake: Lake, model: Any) -> dict[str, Any]:
+    if job["kind"] == "detector":
+        return {}
+    size = int(job["settings"]["image_size"])
+    found = {}
+    for split in SPLITS:
+        data = load_labelled(lake, job["category"], split, size)
+        if len(data):
+            found[split] = evaluate_acsm(model, data) if job["kind"] == "acsm" else evaluate_pose(model, data, size)
+    return found
+
+
+def _forget(lake: Lake, path: str) -> None:
+    if lake.files.exists(path):
+        lake.files.fs.delete_file(lake.files.full(path))
+
+
+def set_threads(threads: int) -> None:
+    """Fix what numbers on CPU depend on: torch's and OpenCV's thread counts."""
+    import cv2
+
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)

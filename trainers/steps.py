@@ -1,0 +1,149 @@
+"""The three tasks of the loop engine: pose heatmaps, ACSM, detector. Needs no Ray."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from models.crops import SEEN, STORED, affine, apply_affine, invert_affine, sample
+from models.heatmap import gaussian_targets
+from models.losses import detector_loss, heatmap_loss, keypoint_loss
+from tables import QUADRUPED
+from trainers.data import Instances
+
+
+def _uniform(n: int, spread: float, generator: torch.Generator) -> torch.Tensor:
+    return (torch.rand(n, generator=generator) * 2 - 1) * spread
+
+
+def colour_jitter(images: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:
+    """Random gain of each channel, common gain and offset; images [B,3,S,S] are normalised, 0 is the mean colour."""
+    b = len(images)
+    gain = torch.exp(_uniform(b * 3, strength / 2, generator).view(b, 3, 1, 1))
+    gain = gain * torch.exp(_uniform(b, strength, generator).view(b, 1, 1, 1))
+    offset = _uniform(b, strength, generator).view(b, 1, 1, 1)
+    return images * gain.to(images.device) + offset.to(images.device)
+
+
+class CropTask:
+    """Shared by the networks that look at crops: data on the device, augmentation, mirrored joints.
+
+    Args:
+        data: instances; moved to the device whole.
+        image_size: S, the network's input.
+        augment: `rotate` degrees, `zoom` and `shift` fractions, `flip` probability, `colour` strength.
+    """
+
+    def __init__(
+        self, model: nn.Module, data: Instances, image_size: int, augment: Mapping[str, float], device: str
+    ) -> None:
+        self.model, self.items, self.image_size, self.augment = model, len(data), image_size, augment
+        self.crops = torch.from_numpy(data.crops).to(device)
+        self.keypoints = torch.from_numpy(data.keypoints).to(device)
+        self.flip = torch.tensor(QUADRUPED.flip, device=device)
+
+    def batch(self, index: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Augmented images [B,3,S,S], keypoints [B,K,2] in the network's frame and weights [B,K]."""
+        a, b, device = self.augment, len(index), self.crops.device
+        zoom = torch.exp(_uniform(b, math.log1p(a["zoom"]), generator))
+        angle = _uniform(b, math.radians(a["rotate"]), generator)
+        shift = _uniform(b * 2, 2 * a["shift"], generator).view(b, 2)
+        flip = torch.where(torch.rand(b, generator=generator) < a["flip"], -1.0, 1.0)
+        matrix = affine(b, zoom, angle, shift, flip).to(device)
+        images = sample(self.crops[index.to(device)], matrix, self.image_size)
+        if a["colour"]:
+            images = colour_jitter(images, a["colour"], generator)
+        joints = self.keypoints[index.to(device)]
+        points = apply_affine(invert_affine(matrix), joints[..., :2] * (SEEN / STORED))
+        weight = joints[..., 2]
+        mirrored = (flip < 0).to(device)[:, None]
+        points = torch.where(mirrored[..., None], points[:, self.flip], points)
+        weight = torch.where(mirrored, weight[:, self.flip], weight)
+        return images, points, weight
+
+
+class PoseTask(CropTask):
+    """Heatmap regression with Gaussians of `sigma` heatmap pixels at sub-pixel places."""
+
+    def __init__(self, *args: Any, sigma: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sigma = sigma
+
+    def loss(self, model: nn.Module, index: torch.Tensor, generator: torch.Generator, progress: float) -> torch.Tensor:
+        images, points, weight = self.batch(index, generator)
+        inside = weight * (points.abs().amax(-1) < 1)
+        maps = model(images)
+        return heatmap_loss(maps, gaussian_targets(points, inside, maps.shape[-1], self.sigma), inside)
+
+
+class ACSMTask(CropTask):
+    """Keypoint reprojection; the template stays rigid for the first `rigid` share of the steps."""
+
+    def __init__(self, *args: Any, rigid: float, weight: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.rigid, self.weight = rigid, weight
+
+    def loss(self, model: nn.Module, index: torch.Tensor, generator: torch.Generator, progress: float) -> torch.Tensor:
+        images, points, weight = self.batch(index, generator)
+        out = model(images, articulate=progress >= self.rigid, mesh=False)
+        return self.weight * keypoint_loss(out.keypoints, points, weight, out.prob)
+
+
+class DetectorTask:
+    """Centres and sizes of boxes in letterboxed photos.
+
+    Args:
+        photos: uint8 [N,S,S,3], letterboxed to the top left.
+        boxes: N arrays [n,4] of [x,y,w,h] in those pixels.
+    """
+
+    def __init__(
+        self, model: nn.Module, photos: np.ndarray, boxes: list[np.ndarray], augment: Mapping[str, float], device: str
+    ) -> None:
+        self.model, self.items, self.augment, self.boxes = model, len(photos), augment, boxes
+        self.photos = torch.from_numpy(photos).to(device)
+
+    def loss(self, model: nn.Module, index: torch.Tensor, generator: torch.Generator, progress: float) -> torch.Tensor:
+        photos = self.photos[index.to(self.photos.device)]
+        b, size = len(index), photos.shape[1]
+        zoom = torch.exp(_uniform(b, math.log1p(self.augment["zoom"]), generator))
+        shift = _uniform(b * 2, 2 * self.augment["shift"], generator).view(b, 2)
+        flip = torch.where(torch.rand(b, generator=generator) < self.augment["flip"], -1.0, 1.0)
+        # Out of the photo is the mean colour, as at letterboxing.
+        matrix = affine(b, zoom * (STORED / SEEN), 0.0, shift * (STORED / SEEN), flip)
+        images = colour_jitter(sample(photos, matrix.to(photos.device), size), self.augment["colour"], generator)
+        inverse = invert_affine(matrix)
+        cells = size // 4
+        target, fields = torch.zeros(b, 1, cells, cells), torch.zeros(b, 4, cells, cells)
+        for i, item in enumerate(index.tolist()):
+            box = torch.from_numpy(self.boxes[item]).float()
+            corners = torch.stack([box[:, :2], box[:, :2] + box[:, 2:]], 1) / size * 2 - 1  # [n,2,2]
+            moved = apply_affine(inverse[i : i + 1], corners.reshape(1, -1, 2)).view(-1, 2, 2)
+            moved = (moved + 1) / 2 * size
+            lo, hi = moved.amin(1).clamp(0, size), moved.amax(1).clamp(0, size)
+            draw_boxes(target[i, 0], fields[i], torch.cat([lo, hi - lo], 1))
+        return detector_loss(model(images), target.to(images.device), fields.to(images.device))
+
+
+def draw_boxes(target: torch.Tensor, fields: torch.Tensor, boxes: torch.Tensor) -> None:
+    """Write centres into target [h,w] and log size and offset into fields [4,h,w]; boxes [n,4] in input pixels.
+
+    A centre's Gaussian has a sixth of the box's shorter side as sigma, at least half a cell.
+    """
+    h, w = target.shape
+    ys, xs = torch.arange(h)[:, None], torch.arange(w)[None]
+    for x, y, bw, bh in boxes.tolist():
+        if min(bw, bh) < 4:
+            continue
+        cx, cy = (x + bw / 2) / 4, (y + bh / 2) / 4
+        col, row = min(int(cx), w - 1), min(int(cy), h - 1)
+        sigma = max(0.5, min(bw, bh) / 4 / 6)
+        bump = torch.exp(-((xs - col) ** 2 + (ys - row) ** 2) / (2 * sigma**2))
+        torch.maximum(target, bump, out=target)
+        target[row, col] = 1.0
+        fields[:, row, col] = torch.tensor([math.log(bw), math.log(bh), cx - col, cy - row])

@@ -1,0 +1,92 @@
+"""MLflow: experiment -> run -> round -> stage as nested runs by explicit parent id."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from tables import Files, InputError
+
+
+class Tracker:
+    """One run of the loop in MLflow, continued where it was when the loop is run again.
+
+    Args:
+        uri: tracking URI; null in the config means `sqlite:///<lake>/mlflow.db`.
+        experiment, run: their names.
+        record: where the MLflow ids of this run are kept, so that a continued loop finds its runs.
+
+    Raises:
+        InputError: the store cannot be opened.
+    """
+
+    def __init__(self, uri: str, artifacts: str | None, experiment: str, run: str, record: tuple[Files, str]) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        self.record = record
+        known = record[0].read_json(record[1]) or {}
+        try:
+            self.client = MlflowClient(tracking_uri=uri)
+            found = self.client.get_experiment_by_name(experiment)
+            if found is None:
+                self.experiment = self.client.create_experiment(experiment, artifact_location=artifacts)
+            else:
+                self.experiment = found.experiment_id
+        except MlflowException as error:
+            raise InputError("mlflow.uri", uri, f"cannot open the tracking store ({error})") from error
+        self.ids: dict[str, str] = known["runs"] if known.get("uri") == uri else {}
+        self.uri = uri
+        self.root = self.open("", run, None)
+
+    def open(self, key: str, name: str, parent: str | None) -> str:
+        """The MLflow run id of `key`, created below `parent` the first time."""
+        if key not in self.ids:
+            tags = {"mlflow.parentRunId": parent} if parent else {}
+            run = self.client.create_run(self.experiment, run_name=name, tags=tags)
+            self.ids[key] = run.info.run_id
+            self.record[0].write_json(self.record[1], {"uri": self.uri, "runs": self.ids})
+        return self.ids[key]
+
+    def stage(
+        self,
+        round: int | None,
+        name: str,
+        params: Mapping[str, Any],
+        metrics: Mapping[str, float | None],
+        texts: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write one finished stage below its round (or below the run, where `round` is None); once only."""
+        parent, prefix = self.root, ""
+        if round is not None:
+            prefix = f"round {round}"
+            parent = self.open(prefix, prefix, self.root)
+        key = f"{prefix}/{name}"
+        run = self.open(key, name, parent)
+        if self.client.get_run(run).info.status == "FINISHED":
+            return
+        for k, v in params.items():
+            self.client.set_tag(run, k, str(v))
+        self.metrics(run, metrics, round or 0)
+        for file, text in (texts or {}).items():
+            self.client.log_text(run, text, file)
+        self.client.set_terminated(run)
+
+    def metrics(self, run: str, values: Mapping[str, float | None], step: int) -> None:
+        """Log the finite values with the round as step."""
+        for key, value in values.items():
+            if value is not None:
+                self.client.log_metric(run, key, float(value), step=step)
+
+    def close(self, texts: Mapping[str, str], files: Mapping[str, str]) -> None:
+        """Attach artifacts to the run (name -> text, local path -> folder) and end it and its rounds."""
+        for name, text in texts.items():
+            self.client.log_text(self.root, text, name)
+        for path, folder in files.items():
+            self.client.log_artifact(self.root, path, folder)
+        for key, run in self.ids.items():
+            if key.startswith("round ") and "/" not in key:
+                self.client.set_terminated(run)
+        self.client.set_terminated(self.root)
