@@ -73,7 +73,7 @@ class SourceOptions:
 
     def in_ranges(self, size: int) -> bool:
         """Whether a file of `size` bytes is read in ranges: only a plain file can be entered in its middle."""
-        return size > self.range_mb * 2**20 and not self.path.endswith((".gz", ".bz2"))
+        return size > self.range_mb * 2**20 and not self.path.endswith((".gz", ".bz2", ".zst", ".lz4"))
 
     def identity(self) -> dict[str, Any]:
         """What the selection depends on; not the file, its content, its format or where bytes come from."""

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 from urllib.parse import unquote_plus
@@ -91,8 +91,9 @@ def check_source(source: Any, category: str) -> SourceOptions:
         InputError: the file is missing, empty or in no known format, or an option has a value it cannot have.
     """
     options = SourceOptions.from_config(source, category)
-    filesystem, name = locate(options.path)
-    kind = filesystem.get_file_info(name).type
+    with _readable(options):
+        filesystem, name = locate(options.path)
+        kind = filesystem.get_file_info(name).type
     if kind != pafs.FileType.File:
         raise InputError("source.path", options.path, "no such file" if kind == pafs.FileType.NotFound else "no file")
     with _readable(options), filesystem.open_input_stream(name) as f:
@@ -114,7 +115,8 @@ def check_source(source: Any, category: str) -> SourceOptions:
 
 
 def read_source(options: SourceOptions) -> Selection:
-    """Rows that pass the filter. A big plain file is read in byte ranges by Ray Data on the Ray in use.
+    """Rows that pass the filter. A big plain file is read in byte ranges by Ray Data on the Ray in use, so every node
+    must see it at the same path; any other file is streamed here.
 
     Raises:
         InputError: the file breaks off (a cut archive) or has a line longer than any row.
@@ -126,6 +128,8 @@ def read_source(options: SourceOptions) -> Selection:
     import ray
 
     ranges = [{"start": s, "stop": min(s + step, size)} for s in range(0, size, step)]
+    if "://" not in options.path:  # tasks may have another working directory
+        options = replace(options, path=os.path.abspath(options.path))
     spans = ray.data.from_items(ranges, override_num_blocks=len(ranges))
     read = spans.map(partial(_read_range, options), num_cpus=1)
     # Ranges may come in any order: line numbers and "first row wins" need theirs.

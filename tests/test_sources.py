@@ -109,7 +109,7 @@ def test_bad_input_names_its_argument(tmp_path, lines, kwargs, argument):
 
 
 def test_missing_files(tmp_path):
-    for path in (None, tmp_path / "absent.tsv", tmp_path):
+    for path in (None, tmp_path / "absent.tsv", tmp_path, "nowhere://bucket/rows.tsv"):
         with pytest.raises(InputError, match=r"source\.path"):
             check_source({"path": path and str(path)}, "deer")
 
