@@ -45,6 +45,7 @@ def select_round(
     sources = [instances] if isinstance(instances, Dataset) else list(instances)
     state = {"pseudo_labels": pseudo.state(), "instances": [s.state() for s in sources]}
     identity = {"criterion": criterion, "top_n": top_n, "round": round, "params": params, "input": state}
+    identity["pseudo_labels"] = pseudo.fingerprint  # what a training on this selection looks up
     identity["pseudo_labels"] = pseudo.fingerprint
     output = lake.dataset("selections", pseudo.category, identity, slot=f"{criterion} round={round}")
     if output.is_finished(output.fingerprint):

@@ -78,6 +78,7 @@ def test_ranks_over_all_parts_and_commits_one_dataset(tmp_path: Path) -> None:
     assert rows[4]["reason"] == "rank 5 of 12 <= top_n 5"
     assert (output.finished() or {})["summary"] == {"rows": 12, "selected": 5}
     assert [d.fingerprint for d in lake.datasets("selections", "deer")] == [output.fingerprint]
+    assert output.identity["pseudo_labels"] == labels.fingerprint
 
 
 def test_done_is_skipped_and_other_settings_are_another_dataset(tmp_path: Path) -> None:
