@@ -165,7 +165,7 @@ DRIVER = """
 import sys
 from types import SimpleNamespace
 
-from pipelines.stage import connect
+from trainers.cluster import connect
 
 with connect(SimpleNamespace(address=sys.argv[1], actors=1, cpus=1)):
     import ray
