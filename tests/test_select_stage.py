@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 
 from pipelines.select import find_round, select_round
 from tables import Dataset, InputError, Lake, schema, to_column
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def instances(lake: Lake, n: int = 12) -> Dataset:
@@ -134,8 +137,9 @@ def run(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         "try: select.main()\n"
         "finally: sys.stderr.write('\\nheavy: ' + ' '.join(m for m in ('ray', 'torch', 'mlflow') if m in sys.modules))"
     )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [sys.executable, "-c", code, *args], cwd=cwd, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code, *args], cwd=cwd, env=env, capture_output=True, text=True, timeout=120, check=False
     )
 
 

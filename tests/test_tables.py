@@ -186,7 +186,8 @@ def test_a_writer_killed_before_its_manifest_has_written_nothing(tmp_path: Path,
     ds = dataset(tmp_path)
     ds.write("p0", labels(["a", "b"], [None, None]), schema("labels"))
     code = KILLED.format(tests=str(Path(__file__).parent), root=str(tmp_path), point=point)
-    done = subprocess.run([sys.executable, "-c", code], timeout=60, check=False, capture_output=True)
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, timeout=60, check=False, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     left = [p.name for p in (tmp_path / ds.path).iterdir() if p.name.startswith("p1-")]
     assert len(left) == 1, "the kill came between the data file and its manifest"
