@@ -181,9 +181,9 @@ class _Tree:
         return [next((seeds[a] for a in chain if a in seeds), "body") for chain in self.ancestors]
 
     def root_of(self, part: str, members: np.ndarray) -> int:
-        """The topmost joint that moves a noticeable share of the part: the rig's control bones move nothing."""
-        total = self.mass[members].sum()
-        busy = [int(j) for j in members if self.mass[j] >= 0.02 * total] or [int(members[0])]
+        """The topmost joint that moves a noticeable share of the part: control bones on the ground move little."""
+        least = (0.05 if part == "body" else 0.02) * self.mass[members].sum()
+        busy = [int(j) for j in members if self.mass[j] >= least] or [int(members[0])]
         tops = [j for j in busy if not any(a in busy for a in self.ancestors[j][1:])]
         if part in LEGS:  # not the detached foot
             return max(tops, key=lambda j: self.skin.positions[j][1])

@@ -135,7 +135,7 @@ def _draw(
     import cv2
 
     raster = _raster(template, pixels, depth, _SMOOTH)
-    mask, faces = raster.mask[0].numpy(), template.faces[raster.face_id[0].numpy()]
+    mask, face = raster.mask[0].numpy(), raster.face_id[raster.mask].numpy()
     a, b, c = (vertices[template.faces[:, i]] for i in range(3))
     normal = np.cross(b - a, c - a)
     normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
@@ -143,13 +143,13 @@ def _draw(
     smooth = np.zeros_like(vertices)
     np.add.at(smooth, template.faces, normal[:, None].repeat(3, 1))
     smooth /= np.maximum(np.linalg.norm(smooth, axis=1, keepdims=True), 1e-12)
-    share = raster.barycentric[0].numpy()[..., None]
-    color = ((template.weights @ _part_colors(len(template.parts)))[faces] * share).sum(2)
-    light = np.array((-0.35, -0.6, -0.72)) @ axes
-    shade = 0.62 + 0.42 * ((smooth @ light)[faces][..., None] * share).sum(2)
-    behind = (normal @ axes[2])[raster.face_id[0].numpy()] > 0
-    color[behind] = (110, 20, 20)
-    image = np.where(mask[..., None], np.clip(color * shade, 0, 255), 255).astype(np.uint8)
+    light = smooth @ (np.array((-0.35, -0.6, -0.72)) @ axes)
+    corner = np.concatenate((template.weights @ _part_colors(len(template.parts)), light[:, None]), 1)
+    seen = np.einsum("pc,pcx->px", raster.barycentric[raster.mask].numpy(), corner[template.faces[face]])
+    color = seen[:, :3] * (0.62 + 0.42 * seen[:, 3:])
+    color[(normal @ axes[2])[face] > 0] = (110, 20, 20)
+    image = np.full((*mask.shape, 3), 255, np.uint8)
+    image[mask] = np.clip(color, 0, 255).astype(np.uint8)
     return np.ascontiguousarray(cv2.resize(image, PANEL, interpolation=cv2.INTER_AREA))
 
 
