@@ -107,8 +107,14 @@ class ACSM(nn.Module):
             articulate: False keeps the template rigid (the reference's warm-up).
             mesh: False leaves `vertices` empty and computes the keypoint vertices alone.
         """
-        b, h, p = len(images), self.hypotheses, self.parts
-        features = self.encode(self.squeeze(self.backbone(images)).flatten(1))
+        trunk = self.squeeze(self.backbone(images)).flatten(1)
+        # Geometry stays in full precision, whatever the convolutions were computed in.
+        with torch.autocast(images.device.type, enabled=False):
+            return self._geometry(trunk.float(), articulate, mesh)
+
+    def _geometry(self, trunk: torch.Tensor, articulate: bool, mesh: bool) -> ACSMOutput:
+        b, h, p = len(trunk), self.hypotheses, self.parts
+        features = self.encode(trunk)
         raw = self.camera_head(self.camera_fc(features)).view(b, h, 8)
         quaternion = nn.functional.normalize(raw[..., :4], dim=-1)
         scale = 1.0 + 0.05 * raw[..., 4:5]

@@ -27,11 +27,13 @@ def to_column(values: np.ndarray | Sequence[np.ndarray | None], width: int | Non
     else:
         mask = np.array([v is None for v in values], dtype=bool)
         known = [np.asarray(v, np.float32).ravel() for v in values if v is not None]
-        width = known[0].size if known else width
+        width = width if width is not None else known[0].size if known else None
         if width is None:
             raise ValueError("width: every row is null, so the width must be given")
         rows = np.zeros((len(values), width), np.float32)
         if known:
+            if known[0].size != width:
+                raise ValueError(f"width={width}: rows hold {known[0].size} values each")
             rows[~mask] = np.stack(known)
     if width is not None and rows.shape[1] != width:
         raise ValueError(f"width={width}: rows hold {rows.shape[1]} values each")

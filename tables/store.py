@@ -127,7 +127,7 @@ class Dataset:
         """Commit one part: rows in the given schema's column order, and notes for its manifest.
 
         Raises:
-            pa.ArrowInvalid, KeyError: a column is missing or does not fit the schema; nothing is committed.
+            pa.ArrowException, KeyError: a column is missing or does not fit the schema; nothing is committed.
         """
         rows = rows.select(schema.names).cast(schema)
         sink = pa.BufferOutputStream()

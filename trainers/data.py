@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ import pyarrow.compute as pc
 
 from models.crops import SEEN, stored_pixels, to_frame, window
 from models.photo import decode_photo
-from tables import Dataset, Lake, join_rows, to_numpy, unique_rows
+from tables import Dataset, Lake, join_rows, schema, to_numpy, unique_rows
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ def instances_from(rows: pa.Table, image_size: int) -> Instances:
     return Instances(rows["instance_id"].to_pylist(), crops, seen, size, keypoints, cameras, masks)
 
 
-def label_table(lake: Lake, category: str) -> pa.Table:
-    """Labels of all sources joined with their instances: every column of both, sorted by id.
+def label_table(lake: Lake, category: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Labels of all sources joined with their instances, sorted by id: every column, or the chosen ones of both.
 
     Where no source names a `val` split, every fifth training instance by id hash is held out as `val`.
 
@@ -96,7 +97,8 @@ def label_table(lake: Lake, category: str) -> pa.Table:
     both = []
     for labels in lake.datasets("labels", category):
         made = lake.dataset("instances", category, labels.identity, labels.slot)
-        both.append(join_rows(labels.read(), made.read(), "instance_id"))
+        rows = join_rows(labels.read(), made.read(_of("instances", columns)), "instance_id")
+        both.append(rows if columns is None else rows.select(list(columns)))
     rows = unique_rows(pa.concat_tables(both), ["instance_id"]).combine_chunks()
     splits = rows["split"].to_pylist()
     if "val" not in splits:
@@ -104,6 +106,10 @@ def label_table(lake: Lake, category: str) -> pa.Table:
         splits = ["val" if s == "train" and f else s for s, f in zip(splits, fifth, strict=True)]
         rows = rows.set_column(rows.column_names.index("split"), "split", pa.array(splits))
     return rows
+
+
+def _of(table: str, columns: Sequence[str] | None) -> list[str] | None:
+    return None if columns is None else [c for c in schema(table).names if c in columns]
 
 
 def load_labelled(lake: Lake, category: str, split: str, image_size: int) -> Instances:

@@ -41,6 +41,8 @@ class Plan:
         schedule: `cosine` (2 % linear warm-up, then to zero) or `constant` (the reference).
         weight_decay: decoupled, 0 in the reference.
         ema: decay of the averaged weights that are evaluated and kept; 0 keeps the last weights (the reference).
+        precision: of convolutions and linear layers: `float32`, `bfloat16`, or `auto`, which takes bfloat16 where the
+            device has instructions for it.
         checkpoint_every: steps between checkpoints.
         seed: of initialisation, sampling and augmentation.
     """
@@ -51,6 +53,7 @@ class Plan:
     schedule: str = "constant"
     weight_decay: float = 0.0
     ema: float = 0.0
+    precision: str = "auto"
     checkpoint_every: int = 200
     seed: int = 0
 
@@ -88,7 +91,9 @@ def fit(
         FloatingPointError: the loss is not finite.
     """
     model = task.model.to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    low = bfloat16(plan.precision, device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay, fused=True)
     average = copy.deepcopy(model).requires_grad_(False) if plan.ema else None
     done = _restore(checkpoint, model, average, optimizer, device) if checkpoint else 0
     trained: nn.Module = model
@@ -101,7 +106,8 @@ def fit(
             group["lr"] = plan.lr * _schedule(plan, step)
         index = batch_indices(task.items, plan.batch, step, plan.seed)[rank::world]
         generator = torch.Generator().manual_seed((plan.seed * 1_000_003 + step) * 64 + rank)
-        loss = task.loss(trained, index, generator, step / plan.steps)
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=low):
+            loss = task.loss(trained, index, generator, step / plan.steps)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -118,6 +124,15 @@ def fit(
     return (average if average is not None else model).eval()
 
 
+def bfloat16(precision: str, device: str) -> bool:
+    """Whether to compute in bfloat16."""
+    if precision != "auto":
+        return precision == "bfloat16"
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported()
+
+
 def _schedule(plan: Plan, step: int) -> float:
     if plan.schedule == "constant":
         return 1.0
@@ -128,11 +143,11 @@ def _schedule(plan: Plan, step: int) -> float:
 @torch.no_grad()
 def _average(average: nn.Module, model: nn.Module, decay: float) -> None:
     now = model.state_dict()
-    for name, kept in average.state_dict().items():
-        if kept.is_floating_point():
-            kept.lerp_(now[name], 1 - decay)
-        else:
-            kept.copy_(now[name])
+    kept = average.state_dict()
+    floats = [n for n, t in kept.items() if t.is_floating_point()]
+    torch._foreach_lerp_([kept[n] for n in floats], [now[n] for n in floats], 1 - decay)
+    for name in kept.keys() - set(floats):
+        kept[name].copy_(now[name])
 
 
 def _save(at: tuple[Files, str], model: nn.Module, average: nn.Module | None, optimizer: Any, step: int) -> None:

@@ -77,7 +77,7 @@ class PoseTask(CropTask):
     def loss(self, model: nn.Module, index: torch.Tensor, generator: torch.Generator, progress: float) -> torch.Tensor:
         images, points, weight = self.batch(index, generator)
         inside = weight * (points.abs().amax(-1) < 1)
-        maps = model(images)
+        maps = model(images).float()
         return heatmap_loss(maps, gaussian_targets(points, inside, maps.shape[-1], self.sigma), inside)
 
 
@@ -127,7 +127,7 @@ class DetectorTask:
             moved = (moved + 1) / 2 * size
             lo, hi = moved.amin(1).clamp(0, size), moved.amax(1).clamp(0, size)
             draw_boxes(target[i, 0], fields[i], torch.cat([lo, hi - lo], 1))
-        return detector_loss(model(images), target.to(images.device), fields.to(images.device))
+        return detector_loss(model(images).float(), target.to(images.device), fields.to(images.device))
 
 
 def draw_boxes(target: torch.Tensor, fields: torch.Tensor, boxes: torch.Tensor) -> None:
