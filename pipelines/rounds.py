@@ -7,13 +7,17 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow as pa
+import yaml
+from pyarrow import csv
+
 from pipelines.crawl import crawl
 from pipelines.detect import detect
 from pipelines.keypoints import infer
-from pipelines.select import select_round
+from selection import CRITERIA, select_round
 from tables import Dataset, Lake
 from trainers.group import TrainGroup, training_bar
-from trainers.tracking import Tracker
+from trainers.tracking import open_tracker
 
 
 class Loop:
@@ -37,13 +41,7 @@ class Loop:
         """All rounds; returns the rows of `metrics.json`."""
         c, started = self.config, time.monotonic()
         self.lake.files.write(f"{self.folder}/config.yaml", _yaml(c).encode())
-        mlflow = c["mlflow"]
-        local = "://" not in self.lake.uri
-        self.tracker = Tracker(
-            mlflow["uri"] or f"sqlite:///{self.lake.uri}/mlflow.db",
-            f"{self.lake.uri}/mlartifacts" if local and not mlflow["uri"] else None,
-            mlflow["experiment"], c["run"], (self.lake.files, f"{self.folder}/mlflow.json"),
-        )  # fmt: skip
+        self.tracker = open_tracker(c["mlflow"], self.lake, c["run"])
         photos = self._photos()
         nets = {kind: self._train(kind) for kind in ("detector", "pose", "aux")}
         instances = detect(self.lake, self.category, photos, nets["detector"]["model"], c["detect"], self.resources)
@@ -96,8 +94,6 @@ class Loop:
         return done
 
     def _select(self, pseudo: Dataset, instances: Dataset, number: int) -> Dataset:
-        from selection import CRITERIA
-
         c = self.config
         params = {"seed": c["seed"]} if "seed" in CRITERIA[c["criterion"]].params else {}
         chosen = select_round(self.lake, pseudo, instances, c["criterion"], c["top_n"], number, **params)
@@ -105,9 +101,6 @@ class Loop:
             number, "keypoints", {"dataset": pseudo.path, **pseudo.identity["models"]},
             (pseudo.finished() or {})["summary"],
         )  # fmt: skip
-        import pyarrow as pa
-        import pyarrow.csv as csv
-
         sink = pa.BufferOutputStream()
         csv.write_csv(chosen.read().sort_by("rank"), sink)
         table = {"selections.csv": sink.getvalue().to_pybytes().decode()}
@@ -183,6 +176,4 @@ def show_rounds(rows: list[dict[str, Any]], best: int) -> None:
 
 
 def _yaml(config: Mapping[str, Any]) -> str:
-    import yaml
-
     return yaml.safe_dump(dict(config), sort_keys=False)

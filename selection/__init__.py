@@ -3,6 +3,7 @@
 from selection.criteria import CRITERIA, HIGHER_IS_BETTER, score
 from selection.diagnostics import jaccard, pseudo_label_pck, risk_coverage
 from selection.policy import check, rank, scored, select
+from selection.stage import select_round
 
 __all__ = [
     "CRITERIA",
@@ -15,4 +16,5 @@ __all__ = [
     "score",
     "scored",
     "select",
+    "select_round",
 ]

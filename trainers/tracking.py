@@ -6,7 +6,17 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from tables import Files, InputError
+from tables import Files, InputError, Lake
+
+
+def open_tracker(mlflow: Mapping[str, Any], lake: Lake, run: str) -> Tracker:
+    """The tracker of a run: the `mlflow` section's store, or a SQLite file in a local lake."""
+    uri = mlflow["uri"]
+    if uri is None and "://" in lake.uri:
+        raise InputError("mlflow.uri", "null", f"lake {lake.uri} is no local folder: name a tracking server")
+    artifacts = None if uri else f"{lake.uri}/mlartifacts"
+    record = (lake.files, f"runs/{run}/mlflow.json")
+    return Tracker(uri or f"sqlite:///{lake.uri}/mlflow.db", artifacts, mlflow["experiment"], run, record)
 
 
 class Tracker:
