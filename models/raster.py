@@ -81,15 +81,12 @@ def _visible(vertices: Tensor, faces: Tensor, height: int, width: int) -> Tensor
     if not len(used):
         return torch.full((batch, height, width), -1, device=device)
     counts = counts[used]
-    owner = torch.stack((used // n_faces * (height * width), used % n_faces))  # first pixel of the image, face id
-    box = torch.stack((low[0][used], high[0][used], spans[used, 0]))
+    rows = torch.stack(
+        (used // n_faces * (height * width), used % n_faces, low[0][used], high[0][used], spans[used, 0])
+    )
     # Positive orientation, so that "inside" is "all edge functions >= 0" for either winding.
-    area, corners = area[used], corners[used]
-    corners = torch.where((area < 0)[:, None, None], corners[:, [0, 2, 1]], corners).permute(
-        2, 1, 0
-    )  # [xyz, corner, N]
-    plane = torch.cat((corners[2], area.abs()[None]))
-    edges = corners[:2].flatten(0, 1)
+    turn = area[used].sign()
+    table = torch.cat((corners[used].permute(2, 1, 0).flatten(0, 1), turn[None], area[used].abs()[None]))  # [11, N]
     ends = counts.cumsum(0)
     total, first, last = int(ends[-1]), 0, 0
     while first < len(used):
@@ -99,8 +96,7 @@ def _visible(vertices: Tensor, faces: Tensor, height: int, width: int) -> Tensor
         else:
             last = max(first + 1, int(torch.searchsorted(ends, done + CHUNK, right=True)))
         part = slice(first, last)
-        face, x, y = _covered(box[:, part], counts[part], edges[:, part], height, width)
-        pixels, fresh = _keys(face, x, y, owner[:, part], edges[:, part], plane[:, part], height, width)
+        pixels, fresh = _candidates(rows[:, part], counts[part], table[:, part], height, width)
         keys.scatter_reduce_(0, pixels, fresh, "amin")
         first = last
     ids = keys & 0xFFFFFFFF
@@ -121,37 +117,23 @@ def _edge(ax: Tensor, bx: Tensor, cx: Tensor, ay: Tensor, by: Tensor, cy: Tensor
     return (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
 
 
-def _covered(box: Tensor, counts: Tensor, edges: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The (face, column, row) of every pixel that lies in a face, among those of the faces' boxes."""
+def _candidates(rows: Tensor, counts: Tensor, table: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Pixels [n] that a face covers, and their (depth, face id) keys [n]."""
     starts = counts.cumsum(0) - counts
     total = int(counts.sum())
     face = torch.repeat_interleave(counts, output_size=total)
     step = torch.arange(total, device=counts.device) - starts[face]
-    x0, y0, span = box.index_select(1, face).unbind(0)
+    base, ids, x0, y0, span = rows.index_select(1, face).unbind(0)
     down = torch.div(step, span, rounding_mode="floor")
     column, row = x0 + step - down * span, y0 + down
-    wa, wb, wc = _edges_at(edges.index_select(1, face), column, row, height, width)
-    inside = ((wa >= 0) & (wb >= 0) & (wc >= 0)).nonzero().squeeze(-1)
-    return face[inside], column[inside], row[inside]
-
-
-def _edges_at(edges: Tensor, column: Tensor, row: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Edge functions at pixel centres, of corners [6, n] (ax, bx, cx, ay, by, cy)."""
     px, py = (column.double() + 0.5) / width * 2 - 1, (row.double() + 0.5) / height * 2 - 1
-    ax, bx, cx = (edges[:3] - px).unbind(0)
-    ay, by, cy = (edges[3:] - py).unbind(0)
-    return bx * cy - by * cx, cx * ay - cy * ax, ax * by - ay * bx
-
-
-def _keys(
-    face: Tensor, column: Tensor, row: Tensor, owner: Tensor, edges: Tensor, plane: Tensor, height: int, width: int
-) -> tuple[Tensor, Tensor]:
-    """Pixels [n] in the whole batch, and their (depth, face id) keys [n]."""
-    wa, wb, wc = _edges_at(edges.index_select(1, face), column, row, height, width)
-    az, bz, cz, area = plane.index_select(1, face).unbind(0)
-    base, ids = owner.index_select(1, face).unbind(0)
-    depth = ((wa * az + wb * bz + wc * cz) / area).float()
-    return base + row * width + column, (_sortable(depth) << 32) | ids
+    ax, bx, cx, ay, by, cy, az, bz, cz, turn, area = table.index_select(1, face).unbind(0)
+    ax, bx, cx, ay, by, cy = ax - px, bx - px, cx - px, ay - py, by - py, cy - py
+    wa, wb, wc = (bx * cy - by * cx) * turn, (cx * ay - cy * ax) * turn, (ax * by - ay * bx) * turn
+    inside = (wa >= 0) & (wb >= 0) & (wc >= 0)
+    depth = ((wa * az + wb * bz + wc * cz) / area)[inside].float()
+    keys = (_sortable(depth) << 32) | ids[inside]
+    return (base + row * width + column)[inside], keys
 
 
 def _sortable(depth: Tensor) -> Tensor:
