@@ -14,7 +14,7 @@ from tables import QUADRUPED
 SPLITS = ("train", "val", "test")
 
 
-def coco(photos: list[tuple[Shot, Taken]], split: str) -> dict[str, Any]:
+def coco(photos: list[tuple[Shot, Taken]], split: str, category: str) -> dict[str, Any]:
     """COCO keypoint JSON of one split; ids count from 1, the skeleton is 1-based, v is in {0, 1, 2}."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -24,15 +24,15 @@ def coco(photos: list[tuple[Shot, Taken]], split: str) -> dict[str, Any]:
         for seen in taken.animals:
             if seen.target:
                 annotations.append({"id": len(annotations) + 1, "image_id": number, **_annotation(seen)})
-    category = {
+    kind = {
         "id": 1,
-        "name": "quadruped",
+        "name": category,
         "supercategory": "animal",
         "keypoints": list(QUADRUPED.names),
         "skeleton": [[a + 1, b + 1] for a, b in QUADRUPED.edges],
     }
     info = {"description": f"wildshape sandbox, {split}", "version": "1"}
-    return {"info": info, "images": images, "annotations": annotations, "categories": [category]}
+    return {"info": info, "images": images, "annotations": annotations, "categories": [kind]}
 
 
 def _annotation(seen: Seen) -> dict[str, Any]:

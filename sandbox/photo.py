@@ -6,19 +6,21 @@ Everything is in photo pixels (x right, y down, pixel edges at whole numbers; z 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import cv2
 import numpy as np
 import torch
 
-from models.camera import project, quat_to_matrix
+from models.camera import quat_to_matrix
 from models.raster import rasterize
 from sandbox.background import Layer, over
 from sandbox.individual import Individual, fur
 from sandbox.surface import vertex_normals
 
-SUPERSAMPLE = 2
+SUPERSAMPLE = (1.5, 2.0)  # samples per pixel and axis, least and most
+FINE_AREA = 30_000  # samples for an animal's box beyond which fewer per pixel are taken
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,25 @@ class Placed:
     vertices: np.ndarray
     camera: np.ndarray
     target: bool = True
+
+    @cached_property
+    def rotation(self) -> np.ndarray:
+        """[3,3] float32, template axes to image axes."""
+        return quat_to_matrix(torch.from_numpy(self.camera[3:]).double()).float().numpy()
+
+    @cached_property
+    def points(self) -> np.ndarray:
+        """The vertices in the photo, [V,3] float32: x, y in pixels, z away from the viewer."""
+        return self.project(self.vertices)
+
+    def project(self, points: np.ndarray) -> np.ndarray:
+        """Points [...,3] of the template frame in the photo, float32 (`models.camera.project`, in numpy for speed)."""
+        shift = np.array([*self.camera[1:3], 0.0])
+        return (self.camera[0] * (points @ self.rotation.T) + shift).astype(np.float32)
+
+    def moved(self, x: float, y: float) -> Placed:
+        """The same animal, shifted by pixels."""
+        return replace(self, camera=self.camera + np.array([0, x, y, 0, 0, 0, 0]))
 
 
 @dataclass(frozen=True)
@@ -126,9 +147,7 @@ def render(
 def _draw(placed: Placed, light: Light, h: int, w: int) -> _Drawn:
     """The animal's colours, its coverage and its keypoints [K,3], v 2 or 1 by its own body alone."""
     t = placed.individual.template
-    with torch.no_grad():
-        points = project(torch.from_numpy(placed.camera).float(), torch.from_numpy(placed.vertices).float()).numpy()
-        rotation = quat_to_matrix(torch.from_numpy(placed.camera[3:]).float()).numpy()
+    points = placed.points
     corner = points[t.faces]  # [F,3,3]
     ab, ac = corner[:, 1, :2] - corner[:, 0, :2], corner[:, 2, :2] - corner[:, 0, :2]
     front = ab[:, 0] * ac[:, 1] - ab[:, 1] * ac[:, 0] < 0  # outward faces turn clockwise where y runs down
@@ -146,11 +165,12 @@ def _draw(placed: Placed, light: Light, h: int, w: int) -> _Drawn:
     if not whole:
         at = points[faces][..., :2]
         faces = faces[((at.max(1) >= (x0, y0)) & (at.min(1) <= (x1, y1))).all(1)]
+    fine = float(np.clip(np.sqrt(FINE_AREA / size.prod()), *SUPERSAMPLE))
     framed = points.copy()
     framed[:, :2] = (points[:, :2] - (x0, y0)) / size * 2 - 1
     with torch.no_grad():
         shot = rasterize(
-            torch.from_numpy(framed)[None], torch.from_numpy(faces), (SUPERSAMPLE * size[1], SUPERSAMPLE * size[0])
+            torch.from_numpy(framed)[None], torch.from_numpy(faces), (int(fine * size[1]), int(fine * size[0]))
         )
         mask, face, bary = shot.mask[0].numpy(), shot.face_id[0].numpy(), shot.barycentric[0].numpy()
     corners = faces[face[mask]]  # [N,3]
@@ -160,7 +180,7 @@ def _draw(placed: Placed, light: Light, h: int, w: int) -> _Drawn:
     colour[mask] = _shade(
         fur(placed.individual, _blend(t.vertices, corners, weight)),
         _blend(normals, corners, weight),
-        rotation,
+        placed.rotation,
         light,
     )
     cover = mask.astype(np.float32)
@@ -227,10 +247,7 @@ def _silhouette_area(points: np.ndarray, faces: np.ndarray) -> float:
 def _shadow(placed: Placed, light: Light, h: int, w: int) -> np.ndarray:
     """Darkening [H,W] of the ground: each part's hull thrown along the light, softened, and contact at the feet."""
     t = placed.individual.template
-    with torch.no_grad():
-        camera = torch.from_numpy(placed.camera).float()
-        rotation = quat_to_matrix(camera[3:]).numpy()
-    v = placed.vertices
+    v, rotation = placed.vertices, placed.rotation
     floor = v[:, 1].min()
     to_light = rotation.T @ light.direction
     dark = np.zeros((h, w), np.float32)
@@ -245,8 +262,7 @@ def _shadow(placed: Placed, light: Light, h: int, w: int) -> np.ndarray:
     for direction, softness, strength, use in passes:
         canvas = np.zeros((h, w), np.float32)
         ground = v - height * direction
-        with torch.no_grad():
-            xy = project(camera, torch.from_numpy(ground.astype(np.float32))).numpy()[:, :2]
+        xy = placed.project(ground)[:, :2]
         for part in range(len(t.parts)):
             spot = xy[use & (owner == part)]
             if len(spot) > 2:

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from models.camera import axis_angle_to_quat, project, quat_multiply
+from models.camera import axis_angle_to_quat, quat_multiply
 from models.template import Template
 from sandbox import background
 from sandbox.animal import animal
@@ -134,25 +134,21 @@ def _cast(
         q = view(np.deg2rad(azimuth), np.deg2rad(tilt), roll + np.deg2rad(rng.normal(0, 1)))
         s = 0.5 * scale * min(h, w)
         vertices = pose(who, rng, style.swing)
-        camera = np.array([s, 0, 0, *q])
-        with torch.no_grad():
-            xy = project(torch.from_numpy(camera).float(), torch.from_numpy(vertices)).numpy()[:, :2]
+        it = Placed(who, vertices, np.array([s, 0, 0, *q]), target=i < own)
+        xy = it.points[:, :2]
         middle = 0.5 * (xy.min(0) + xy.max(0))
         spread = (0, 0) if total == 1 else (0.30 * w, 0.12 * h)
         at = np.array([0.5 * w, 0.55 * h]) + rng.uniform(-1, 1, 2) * spread
         if total > 1:
             at[0] = w * ((i + 0.5) / total) + rng.normal(0, 0.10) * w
         at += rng.normal(0, 0.5, 2) * style.truncation * 2 * s
-        camera[1:3] = np.clip(at, (0.02 * w, 0.1 * h), (0.98 * w, 0.95 * h)) - middle
-        placed.append(Placed(who, vertices, camera, target=i < own))
+        placed.append(it.moved(*(np.clip(at, (0.02 * w, 0.1 * h), (0.98 * w, 0.95 * h)) - middle)))
     return sorted(placed, key=_foot)
 
 
 def _foot(placed: Placed) -> float:
     """The lowest row that the animal reaches."""
-    with torch.no_grad():
-        camera = torch.from_numpy(placed.camera).float()
-        return float(project(camera, torch.from_numpy(placed.vertices))[:, 1].max())
+    return float(placed.points[:, 1].max())
 
 
 def _light(rng: np.random.Generator) -> Light:
@@ -167,9 +163,7 @@ def _light(rng: np.random.Generator) -> Light:
 
 def _front(placed: Placed, style: Style, rng: np.random.Generator, h: int, w: int, kind: str) -> list[Layer]:
     """Things before an animal: grass at its feet where grass grows, and by chance bushes, posts, rocks, a fence."""
-    with torch.no_grad():
-        camera = torch.from_numpy(placed.camera).float()
-        xy = project(camera, torch.from_numpy(placed.vertices)).numpy()[:, :2]
+    xy = placed.points[:, :2]
     (left, top), (right, foot) = xy.min(0), xy.max(0)
     tall, layers = foot - top, []
     if kind in ("meadow", "fence", "forest") and rng.random() < 0.6:

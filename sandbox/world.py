@@ -101,7 +101,7 @@ def build_world(directory: str, config: Mapping[str, Any]) -> World:
     results = dict(_develop(shots, config))
     for split in SPLITS:
         own = [(s, results[s.path]) for s in shots if s.style == "labelled" and s.subject == split]
-        write_atomically(getattr(world, split), json.dumps(coco(own, split)).encode())
+        write_atomically(getattr(world, split), json.dumps(coco(own, split, config["category"])).encode())
     web.write(world.web_photos, world.rows, world.origin, world.truth, plan, results, config)
     summary = {"fingerprint": world.fingerprint, "config": _plain(config), "photos": len(shots)}
     write_atomically(seal, (json.dumps(summary, indent=1) + "\n").encode())

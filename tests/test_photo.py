@@ -47,7 +47,7 @@ def test_from_its_left_the_right_side_is_hidden() -> None:
         _, (seen,) = shoot(placed(azimuth))
         k = dict(zip(NAMES, seen.keypoints, strict=True))
         for joint in ("eye", "F_elbow", "B_elbow"):
-            assert k[f"{near}_{joint}"][2] == 2 and k[f"{far}_{joint}"][2] == 1, (azimuth, joint)
+            assert (k[f"{near}_{joint}"][2], k[f"{far}_{joint}"][2]) == (2, 1), (azimuth, joint)
 
 
 def test_from_above_the_withers_show_and_the_throat_does_not() -> None:
