@@ -109,7 +109,7 @@ def _named_joints(scene: RigScene, parts: Mapping[str, str]) -> dict[str, int]:
         if part not in PARTS:
             raise InputError("parts", part, f"no such part; use {', '.join(PARTS)}")
         if joint not in scene.joint_names:
-            raise InputError("parts", f"{part}:{joint}", f"no such joint; the rig has {', '.join(scene.joint_names)}")
+            raise InputError(f"parts.{part}", joint, f"no such joint; the rig has {', '.join(scene.joint_names)}")
     return {part: scene.joint_names.index(joint) for part, joint in parts.items()}
 
 

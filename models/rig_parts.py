@@ -206,12 +206,9 @@ def _join_detached(tree: _Tree, seeds: dict[int, str]) -> None:
 
 
 def _hangs_on_body(tree: _Tree, seeds: Mapping[int, str], part: str) -> bool:
-    """Whether some seed of the part is connected to joints that move the trunk."""
-    withers = tree.holder("Withers")
-    trunk = set(tree.ancestors[withers]) if withers >= 0 else set()
-    return any(
-        p == part and len(tree.ancestors[j]) > 1 and trunk & set(tree.ancestors[j][1:]) for j, p in seeds.items()
-    )
+    """Whether some seed of the part hangs on a joint with skin of its own, and not just on a control bone."""
+    least = 0.01 * len(tree.skin.vertices)
+    return any(p == part and any(tree.mass[a] > least for a in tree.ancestors[j][1:]) for j, p in seeds.items())
 
 
 def _contact(skin: Skin, own: np.ndarray, joints: list[int]) -> float:

@@ -150,10 +150,12 @@ def test_feet_outside_the_chain_ears_on_the_neck_and_control_bones(tmp_path):
     np.testing.assert_allclose(t.pivots, plain.pivots, atol=1e-5)
 
 
-def test_a_foot_whose_leg_no_keypoint_moves(tmp_path):
+@pytest.mark.parametrize("ground", [None, "control"])
+def test_a_foot_whose_leg_no_keypoint_moves(tmp_path, ground):
     """The elbow is on the body: the leg's bones are found because their skin borders on the foot's."""
-    joints = {p: (None if p == "body" else "neck" if p == "head" else "body", PIVOTS[p]) for p in PARTS}
-    joints |= {f"foot{p[-2:]}": (None, (PIVOTS[p][0], 0.1, PIVOTS[p][2])) for p in PARTS if p.startswith("leg")}
+    joints = {"control": (None, (0, 0, 0))}
+    joints |= {p: ("control" if p == "body" else "neck" if p == "head" else "body", PIVOTS[p]) for p in PARTS}
+    joints |= {f"foot{p[-2:]}": (ground, (PIVOTS[p][0], 0.1, PIVOTS[p][2])) for p in PARTS if p.startswith("leg")}
 
     def owner(part, corner):
         if not part.startswith("leg") or corner == (1, 1, 1):
@@ -314,6 +316,26 @@ def test_real_rigs(name, tmp_path):
     assert moved[[t.keypoint_names.index(k) for k in ("Nose", "Tail", "R_F_paw", "L_B_paw", "R_B_paw")]].max() < 1e-3
     a, b, c = (t.vertices[t.faces[:, i]] for i in range(3))
     assert np.einsum("ij,ij->i", a, np.cross(b, c)).sum() > 0
+
+
+def test_the_stage_writes_both_files_or_says_why_not(tmp_path):
+    pytest.importorskip("hydra")
+    from pipelines.template import build
+
+    rig, keypoints = wooden(tmp_path)
+    file, out, picture = (str(tmp_path / name) for name in ("k.json", "new/a.template", "new/a.png"))
+    (tmp_path / "k.json").write_text(json.dumps(keypoints))
+    with pytest.raises(InputError, match="no such joint"):
+        build(rig, file, out, {"neck": "nowhere"}, picture)
+    assert not (tmp_path / "new").exists()
+    for bad in (rig, file, picture):
+        with pytest.raises(InputError, match="overwrite"):
+            build(rig, file, bad, {}, picture)
+    with pytest.raises(InputError, match="folder"):
+        build(rig, file, out, {}, str(tmp_path))
+    made = build(rig, file, out, {}, picture)
+    assert Template.load(out) == made
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["a.png", "a.template"]
 
 
 def test_picture_shows_all_of_it(tmp_path):
