@@ -47,7 +47,7 @@ class Style:
 
 
 LABELLED = Style((-5, 25), 4, 0.25, (0.88, 0.12, 0, 0), 0.10, 0.25, 0.10, (0.60, 1.00), 0.85, 0.6, 0.10)
-WEB = Style((-15, 50), 10, 0.70, (0.58, 0.25, 0.11, 0.06), 0.22, 0.45, 0.30, (0.35, 1.25), 1.0, 1.0, 0.13)
+WEB = Style((-15, 50), 10, 0.70, (0.58, 0.25, 0.11, 0.06), 0.22, 0.45, 0.30, (0.42, 1.30), 1.0, 1.0, 0.13)
 
 
 def take(template: Template, style: Style, rng: np.random.Generator, px: int, subject: str = "animals") -> Photo:
@@ -75,7 +75,7 @@ def take(template: Template, style: Style, rng: np.random.Generator, px: int, su
     return Photo(final, jpeg(final, int(rng.integers(40, 96))), seen)
 
 
-def take_labelled(template: Template, rng: np.random.Generator, px: int, tries: int = 12) -> Photo:
+def take_labelled(template: Template, rng: np.random.Generator, px: int, tries: int = 40) -> Photo:
     """A photo fit for labelling: the first animal is seen well enough (half of it, ten keypoints, a fair size).
 
     The other animals of the kind count as labelled too if half of them is seen.
@@ -120,7 +120,7 @@ def _cast(
     total = own + others
     placed = []
     for i in range(total):
-        scale = rng.uniform(*style.size) * (1 if total == 1 else 0.85 / np.sqrt(total) + 0.12)
+        scale = rng.uniform(*style.size) * (1 if total == 1 else 0.90 / np.sqrt(total) + 0.12)
         if i < own:
             who = born(template, rng, style.variation, FUR)
         else:

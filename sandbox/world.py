@@ -19,6 +19,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import models
+import sandbox
 from models.template import write_atomically
 from sandbox import web
 from sandbox.labelled import SPLITS, coco
@@ -26,6 +28,7 @@ from sandbox.shots import Shot, shoot, single_thread
 from tables import InputError, fingerprint
 
 # The modules that decide what a world looks like: a change in any of them is another world.
+GEOMETRY = ("articulation", "camera", "raster")
 GENERATOR = (
     "animal", "background", "individual", "labelled", "photo", "scene", "shots", "surface", "web", "world", "yfcc",
 )  # fmt: skip
@@ -164,11 +167,11 @@ def _write_template(world: World, config: Mapping[str, Any]) -> None:
 def _identity(config: Mapping[str, Any]) -> str:
     from tables import file_digest
 
-    here = os.path.dirname(__file__)
     code = hashlib.sha256()
-    for name in GENERATOR:
-        with open(os.path.join(here, f"{name}.py"), "rb") as f:
-            code.update(f.read())
+    for room, names in ((sandbox, GENERATOR), (models, GEOMETRY)):
+        for name in names:
+            with open(os.path.join(os.path.dirname(room.__file__ or ""), f"{name}.py"), "rb") as f:
+                code.update(f.read())
     made_of = {k: v for k, v in _plain(config).items() if k not in ("workers", "directory")}
     for key in ("rig", "keypoints"):
         if made_of.get(key):
