@@ -14,7 +14,8 @@ from sandbox import background
 from sandbox.animal import animal
 from sandbox.background import OCCLUDERS, SCENES, Layer
 from sandbox.individual import FUR, STRANGE, born, pose
-from sandbox.photo import Light, Photo, Placed, Seen, jpeg, lens, render
+from sandbox.lens import jpeg, lens
+from sandbox.photo import Light, Photo, Placed, Seen, render
 
 ASPECTS = ((4, 3), (3, 2), (1, 1), (3, 4), (16, 10))
 
@@ -63,7 +64,7 @@ def take(template: Template, style: Style, rng: np.random.Generator, px: int, su
     light = _light(rng)
     roll = np.deg2rad(rng.normal(0, style.roll))
     animals = _cast(template, style, rng, (h, w), elevation, roll, subject)
-    feet = max((_foot(p) for p in animals), default=0.8 * h)
+    feet = min((_foot(p) for p in animals), default=0.8 * h)  # the ground reaches up to the farthest animal
     horizon = 0.5 * h - np.tan(np.deg2rad(elevation)) * 1.2 * max(h, w)
     horizon = float(np.clip(min(horizon, feet - 0.06 * h), -0.6 * h, 0.85 * h))
     kind = str(rng.choice(SCENES))

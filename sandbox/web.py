@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from models.template import write_atomically
 from sandbox import yfcc
-from sandbox.photo import jpeg
+from sandbox.lens import jpeg
 from sandbox.shots import Taken
 from tables import QUADRUPED, to_column
 
