@@ -30,7 +30,8 @@ from tables import InputError, fingerprint
 # The modules that decide what a world looks like: a change in any of them is another world.
 GEOMETRY = ("articulation", "camera", "raster")
 GENERATOR = (
-    "animal", "background", "individual", "labelled", "lens", "photo", "scene", "shots", "surface", "web", "world", "yfcc",
+    "animal", "background", "individual", "labelled", "lens", "photo", "scene", "shots", "surface", "web", "world",
+    "yfcc",
 )  # fmt: skip
 
 
