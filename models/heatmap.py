@@ -42,10 +42,10 @@ class PoseNet(nn.Module):
 
 
 class Detector(nn.Module):
-    """Objects as points (Zhou et al. 2019) on the pose network's trunk: photos [B,3,H,W] -> [B,5,H/4,W/4].
+    """Centre and size of objects on the pose network's trunk: photos [B,3,H,W] -> [B,5,H/4,W/4].
 
-    Channel 0 is the logit of a box centre, 1-2 the log of width and height in input pixels, 3-4 the centre's
-    offset inside its cell in cells.
+    Channel 0 is the logit of a box centre; 1-4 are the logs of the distances, in input pixels, from the cell's middle
+    to the left, top, right and bottom of the box (Liu et al. 2020, "Training-Time-Friendly Network").
     """
 
     def __init__(self, depth: int = 18, width: int = 64, channels: int | None = None) -> None:
@@ -60,7 +60,7 @@ class Detector(nn.Module):
         )
         # A rare class: start from a low probability (focal loss, Lin et al. 2017, section 4.1).
         nn.init.constant_(self.head[2].bias[:1], -2.2)  # type: ignore[index]
-        nn.init.constant_(self.head[2].bias[1:3], 3.5)  # type: ignore[index]
+        nn.init.constant_(self.head[2].bias[1:], 3.0)  # type: ignore[index]
 
     def forward(self, photos: torch.Tensor) -> torch.Tensor:
         return self.head(self.up(self.backbone(photos)))
@@ -125,10 +125,9 @@ def decode_boxes(
     peaks = heat * (nn.functional.max_pool2d(heat, 3, 1, 1) == heat)
     top, index = peaks.reshape(b, h * w).topk(min(4 * most, h * w), -1)
     fields = output.reshape(b, 5, h * w).gather(2, index[:, None].expand(-1, 5, -1))
-    cx = (index % w + fields[:, 3].clamp(0, 1)) * 4
-    cy = (index // w + fields[:, 4].clamp(0, 1)) * 4
-    size = fields[:, 1:3].clamp(0, 8).exp()
-    boxes = torch.stack([cx - size[:, 0] / 2, cy - size[:, 1] / 2, size[:, 0], size[:, 1]], -1)
+    middle = torch.stack([index % w + 0.5, index // w + 0.5], -1) * 4  # [B,n,2]
+    sides = fields[:, 1:].clamp(-2, 8).exp().transpose(1, 2)
+    boxes = torch.cat([middle - sides[..., :2], sides[..., :2] + sides[..., 2:]], -1)
     found = []
     for box, s in zip(boxes, top, strict=True):
         keep: list[int] = []

@@ -56,9 +56,9 @@ def select_round(
     # `keypoints` goes along for the number of joints.
     wanted = {"keypoints", "instance_id", "round", *CRITERIA[criterion].columns}
     columns = [c for c in schema("pseudo_labels").names if c in wanted]
-    scored = [scored(_with_boxes(pseudo.read(columns, [part]), boxes), criterion, **params) for part in parts]
+    parts_scored = [scored(_with_boxes(pseudo.read(columns, [part]), boxes), criterion, **params) for part in parts]
     # A key may stand in two parts after a restart.
-    rows = unique_rows(pa.concat_tables(scored), KEYS["pseudo_labels"])
+    rows = unique_rows(pa.concat_tables(parts_scored), KEYS["pseudo_labels"])
     rows = rows.filter(pc.equal(rows["round"], round))
     kept = rank(rows, criterion, top_n)
     output.write("all", kept, schema("selections"))

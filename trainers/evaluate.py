@@ -10,8 +10,9 @@ import torch
 
 from models.acsm import ACSM
 from models.crops import cut, to_photo
-from models.heatmap import PoseNet
+from models.heatmap import Detector, PoseNet, box_iou, decode_boxes
 from models.metrics import auc_06_10, camera_error_deg, miou, pck
+from models.photo import normalise
 from models.predict import in_photo, predict_acsm, predict_pose
 from models.raster import rasterize
 from trainers.data import Instances
@@ -55,6 +56,31 @@ def evaluate_pose(net: PoseNet, data: Instances, image_size: int) -> dict[str, A
         for s in range(0, len(data), BATCH)
     ]
     return _reprojection(np.concatenate(joints)[..., :2], data)
+
+
+def evaluate_detector(net: Detector, photos: np.ndarray, boxes: list[np.ndarray], score: float = 0.3) -> dict[str, Any]:
+    """Recall and precision at IoU 0.5 of the boxes above a score, and the mean IoU of the boxes found.
+
+    Args:
+        photos: uint8 [N,S,S,3] letterboxed; boxes: N arrays [n,4] of [x,y,w,h] in those pixels.
+    """
+    device = next(net.parameters()).device
+    found, hits, overlaps = 0, 0, []
+    for start in range(0, len(photos), BATCH):
+        images = normalise(torch.from_numpy(photos[start : start + BATCH]).to(device))
+        with torch.inference_mode():
+            output = net(images).float().cpu()
+        for (predicted, _), truth in zip(decode_boxes(output, score, 100), boxes[start : start + BATCH], strict=True):
+            found += len(predicted)
+            if len(predicted):
+                best = box_iou(torch.from_numpy(truth).float(), predicted).amax(1)
+                hits += int((best > 0.5).sum())
+                overlaps += best[best > 0.5].tolist()
+    total = sum(len(b) for b in boxes)
+    return {
+        "recall_50": 100 * hits / max(1, total), "precision_50": 100 * hits / max(1, found),
+        "iou_of_hits": float(np.mean(overlaps)) if overlaps else 0.0, "instances": total,
+    }  # fmt: skip
 
 
 def _reprojection(joints: np.ndarray, data: Instances) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from models.template import Template
 from tables import InputError, Lake, fingerprint
 from trainers.data import Instances, concatenate, load_labelled, load_pseudo_labelled
 from trainers.engine import Plan, Task, fit
-from trainers.evaluate import evaluate_acsm, evaluate_pose
+from trainers.evaluate import evaluate_acsm, evaluate_detector, evaluate_pose
+from trainers.photos import labelled_photos
 from trainers.steps import ACSMTask, DetectorTask, PoseTask
 
 SPLITS = ("val", "test")
@@ -124,17 +125,18 @@ def _crop_data(lake: Lake, job: Mapping[str, Any]) -> Instances:
 
 
 def _detector_data(lake: Lake, job: Mapping[str, Any]) -> tuple[np.ndarray, list[np.ndarray], str]:
-    from trainers.photos import labelled_photos
-
     return labelled_photos(lake, job["category"], "train", int(job["settings"]["image_size"]))
 
 
 def _evaluate(job: Mapping[str, Any], lake: Lake, model: Any) -> dict[str, Any]:
-    if job["kind"] == "detector":
-        return {}
     size = int(job["settings"]["image_size"])
     found = {}
     for split in SPLITS:
+        if job["kind"] == "detector":
+            photos, boxes, _ = labelled_photos(lake, job["category"], split, size)
+            if len(photos):
+                found[split] = evaluate_detector(model, photos, boxes)
+            continue
         data = load_labelled(lake, job["category"], split, size)
         if len(data):
             found[split] = evaluate_acsm(model, data) if job["kind"] == "acsm" else evaluate_pose(model, data, size)

@@ -119,31 +119,38 @@ class DetectorTask:
         images = colour_jitter(sample(photos, matrix.to(photos.device), size), self.augment["colour"], generator)
         inverse = invert_affine(matrix)
         cells = size // 4
-        target, fields = torch.zeros(b, 1, cells, cells), torch.zeros(b, 4, cells, cells)
+        target, owner = torch.zeros(b, 1, cells, cells), torch.zeros(b, 4, cells, cells)
+        weight = torch.zeros(b, cells, cells)
         for i, item in enumerate(index.tolist()):
             box = torch.from_numpy(self.boxes[item]).float()
             corners = torch.stack([box[:, :2], box[:, :2] + box[:, 2:]], 1) / size * 2 - 1  # [n,2,2]
             moved = apply_affine(inverse[i : i + 1], corners.reshape(1, -1, 2)).view(-1, 2, 2)
-            moved = (moved + 1) / 2 * size
-            lo, hi = moved.amin(1).clamp(0, size), moved.amax(1).clamp(0, size)
-            draw_boxes(target[i, 0], fields[i], torch.cat([lo, hi - lo], 1))
-        return detector_loss(model(images).float(), target.to(images.device), fields.to(images.device))
+            moved = ((moved + 1) / 2 * size).clamp(0, size)
+            draw_boxes(target[i, 0], owner[i], weight[i], torch.cat([moved.amin(1), moved.amax(1)], 1))
+        where = images.device
+        return detector_loss(model(images).float(), target.to(where), owner.to(where), weight.to(where))
 
 
-def draw_boxes(target: torch.Tensor, fields: torch.Tensor, boxes: torch.Tensor) -> None:
-    """Write centres into target [h,w] and log size and offset into fields [4,h,w]; boxes [n,4] in input pixels.
+def draw_boxes(target: torch.Tensor, owner: torch.Tensor, weight: torch.Tensor, boxes: torch.Tensor) -> None:
+    """Write a photo's boxes [n,4] (x1, y1, x2, y2 in input pixels) into maps of its cells.
 
-    A centre's Gaussian has a sixth of the box's shorter side as sigma, at least half a cell.
+    `target` [h,w] gets a Gaussian around each centre, with 0.54 / 3 of half the side as sigma on each axis
+    (Liu et al. 2020); `owner` [4,h,w] the box a cell belongs to, the smaller one where boxes overlap; `weight` [h,w]
+    the Gaussian where it is above a tenth, summing to 1 for each box.
     """
     h, w = target.shape
     ys, xs = torch.arange(h)[:, None], torch.arange(w)[None]
-    for x, y, bw, bh in boxes.tolist():
+    sides = boxes[:, 2:] - boxes[:, :2]
+    for i in sides.prod(1).argsort(descending=True).tolist():
+        bw, bh = sides[i].tolist()
         if min(bw, bh) < 4:
             continue
-        cx, cy = (x + bw / 2) / 4, (y + bh / 2) / 4
+        cx, cy = ((boxes[i, :2] + boxes[i, 2:]) / 8).tolist()
         col, row = min(int(cx), w - 1), min(int(cy), h - 1)
-        sigma = max(0.5, min(bw, bh) / 4 / 6)
-        bump = torch.exp(-((xs - col) ** 2 + (ys - row) ** 2) / (2 * sigma**2))
+        spread_x, spread_y = (max(0.6, 0.54 * s / 8 / 3 * 2) for s in (bw, bh))
+        bump = torch.exp(-((xs - col) ** 2) / (2 * spread_x**2) - (ys - row) ** 2 / (2 * spread_y**2))
         torch.maximum(target, bump, out=target)
         target[row, col] = 1.0
-        fields[:, row, col] = torch.tensor([math.log(bw), math.log(bh), cx - col, cy - row])
+        mine = bump > 0.1
+        owner[:, mine] = boxes[i][:, None]
+        weight[mine] = bump[mine] / bump[mine].sum()

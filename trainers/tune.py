@@ -64,7 +64,7 @@ def tune_selection(cfg: Any, lake: Lake, run: Mapping[str, Any]) -> dict[str, An
             tune_config=tune.TuneConfig(metric="val_auc_06_10", mode="max"),
             run_config=tune.RunConfig(name=f"tune-{cfg.run}", storage_path=f"{lake.uri}/ray_tune", verbose=0),
         ).fit()
-    found = [results[i] for i in range(len(results))]
+    found: list[Any] = [results[i] for i in range(len(results))]
     rows = [{**r.config, **{k: r.metrics[k] for k in ("val_auc_06_10", "model")}} for r in found if not r.error]
     if len(rows) < len(found):
         raise RuntimeError(f"{len(found) - len(rows)} of {len(found)} trials failed: {results.errors[0]}")
