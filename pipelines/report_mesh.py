@@ -1,0 +1,120 @@
+"""Meshes as small pictures: Lambert shading of the z-buffer, coloured by part, on a transparent ground."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from models.raster import rasterize
+from models.template import Template
+
+FINER = 2  # pixels drawn per pixel shown, on each axis
+LIGHT = (-0.42, -0.62, -0.66)  # towards the light in the image frame: from the upper left, on the viewer's side
+AMBIENT = 0.38
+# Mid-tones that stand out from white, from black and from each other.
+PALETTE = np.array(
+    [
+        (150, 156, 170), (240, 180, 72), (222, 98, 84), (74, 140, 220), (128, 196, 240),
+        (64, 166, 110), (158, 214, 118), (164, 116, 200), (224, 146, 190), (150, 122, 92),
+    ],
+    np.float32,
+)  # fmt: skip
+
+
+def part_colors(template: Template) -> np.ndarray:
+    """[P, 3] RGB of the parts."""
+    return PALETTE[np.arange(len(template.parts)) % len(PALETTE)]
+
+
+def shade(vertices: np.ndarray, template: Template, size: int) -> np.ndarray:
+    """Draw poses of the template.
+
+    Args:
+        vertices: [B, V, 3] in the image frame (x right, y down, z away; [-1, 1] spans the picture).
+        size: pixels of the square pictures.
+
+    Returns:
+        [B, size, size, 4] uint8 RGBA, transparent outside; drawn at twice the size and averaged.
+    """
+    faces = np.asarray(template.faces, np.int64)
+    normals = _normals(vertices, faces)
+    light = np.asarray(LIGHT) / np.linalg.norm(LIGHT)
+    lit = AMBIENT + (1 - AMBIENT) * np.clip(normals @ light, 0, None)  # [B,V]
+    base = np.asarray(template.weights @ part_colors(template), np.float32)  # [V,3]
+    out = np.empty((len(vertices), size, size, 4), np.uint8)
+    index = torch.from_numpy(faces)
+    for i, mesh in enumerate(vertices):
+        seen = rasterize(torch.from_numpy(np.asarray(mesh, np.float32))[None], index, size * FINER)
+        mask = seen.mask[0].numpy()
+        corners = faces[seen.face_id[0].numpy()[mask]]
+        share = seen.barycentric[0].numpy()[mask]
+        color = np.einsum("nc,ncx->nx", share, base[corners]) * np.einsum("nc,nc->n", share, lit[i][corners])[:, None]
+        image = np.zeros((*mask.shape, 4), np.float32)
+        image[mask, :3], image[mask, 3] = np.clip(color * 1.12, 0, 255), 255
+        small = image.reshape(size, FINER, size, FINER, 4).mean((1, 3))
+        # The average was taken over black outside: divide by the covered share.
+        small[..., :3] /= np.maximum(small[..., 3:] / 255, 1e-3)
+        out[i] = np.clip(np.rint(small), 0, 255)
+    return out
+
+
+def _normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Unit vertex normals [B, V, 3], outward."""
+    a, b, c = (vertices[:, faces[:, i]] for i in range(3))
+    face = np.cross(b - a, c - a)
+    out = np.zeros(vertices.shape, np.float64)
+    for corner in range(3):
+        np.add.at(out.swapaxes(0, 1), faces[:, corner], face.swapaxes(0, 1))
+    return out / np.maximum(np.linalg.norm(out, axis=-1, keepdims=True), 1e-12)
+
+
+def turned(vertices: np.ndarray, degrees: float) -> np.ndarray:
+    """Poses [B, V, 3] of the image frame turned about the picture's vertical through their middle."""
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    middle = (vertices.min(1, keepdims=True) + vertices.max(1, keepdims=True)) / 2
+    return (vertices - middle) @ np.array([[c, 0, -s], [0, 1, 0], [s, 0, c]]) + middle
+
+
+def fitted(poses: Sequence[np.ndarray], margin: float = 0.06) -> list[np.ndarray]:
+    """Views [B, V, 3] of the same animals, centred, and scaled alike so that each animal's views fill the picture."""
+    centred = [p - (p.min(1, keepdims=True) + p.max(1, keepdims=True)) / 2 for p in poses]
+    reach = np.max([np.abs(p[..., :2]).max((1, 2)) for p in centred], axis=0)
+    return [p * ((1 - margin) / np.maximum(reach, 1e-9))[:, None, None] for p in centred]
+
+
+def turntable(template: Template, frames: int, size: int) -> np.ndarray:
+    """The template turning about its vertical, seen a little from above: [frames, size, size, 4] uint8."""
+    down = np.diag((1.0, -1.0, -1.0))  # the template's axes in the image frame: facing the viewer, upright
+    c, s = math.cos(math.radians(14)), math.sin(math.radians(14))
+    tilt = np.array([[1, 0, 0], [0, c, s], [0, -s, c]])
+    poses = []
+    for i in range(frames):
+        angle = 2 * math.pi * i / frames
+        turn = np.array([[math.cos(angle), 0, math.sin(angle)], [0, 1, 0], [-math.sin(angle), 0, math.cos(angle)]])
+        poses.append(template.vertices @ (tilt @ down @ turn).T)
+    stacked = np.stack(poses)
+    # One scale and one middle for all frames, or the animal would breathe.
+    middle = np.array((0, (stacked[..., 1].min() + stacked[..., 1].max()) / 2, 0))
+    reach = np.abs((stacked - middle)[..., :2]).max()
+    return shade((stacked - middle) * (0.97 / reach), template, size)
+
+
+def webp(pixels: np.ndarray, quality: int = 80) -> str:
+    """A picture [H, W, 3 or 4] uint8, or an endless animation [F, H, W, 4], as a data URI."""
+    from PIL import Image
+
+    frames = [Image.fromarray(p) for p in (pixels if pixels.ndim == 4 else pixels[None])]
+    sink = io.BytesIO()
+    if len(frames) > 1:
+        frames[0].save(
+            sink, "WEBP", save_all=True, append_images=frames[1:], duration=90, loop=0, quality=quality, method=2,
+            minimize_size=False,
+        )  # fmt: skip
+    else:
+        frames[0].save(sink, "WEBP", quality=quality, method=4)
+    return "data:image/webp;base64," + base64.b64encode(sink.getvalue()).decode()

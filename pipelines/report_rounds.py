@@ -1,0 +1,151 @@
+"""What each round kept and rejected: crops at the top, at both sides of the cut and at the bottom, with the reason."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines import report_crops as crops
+from pipelines.report_figures import histogram
+from pipelines.report_page import note
+from pipelines.run_record import RunRecord, rows_of
+from selection import jaccard
+from tables import Dataset
+
+OPEN = 3  # rounds that are unfolded, the last ones
+UNITS = {"cf_mt": " px", "cf_cm": " px", "cf_cm2": " px"}
+MEANS = {
+    "kp_conf": "sum of the 16 joints&rsquo; confidences in the 2D net; higher is better",
+    "cf_mt": "how far the 2D joints move under zoom and rotation, mean pixels on a 256-pixel crop; lower is better",
+    "cf_cm": "distance between the joints of the two 2D nets, mean pixels on a 256-pixel crop; lower is better",
+    "cf_cm2": "distance between the 2D joints and the 3D net&rsquo;s reprojected ones, mean pixels on a 256-pixel "
+    "crop; lower is better",
+    "random": "a control: random numbers; higher is better",
+}
+
+
+def rounds_html(record: RunRecord, each: int) -> str:
+    """All rounds that selected pseudo-labels, `each` crops a row; a sentence where there are none."""
+    numbers = [n for n in record.numbers if record.round(n).get("selections")]
+    if not numbers:
+        return note("No round has selected pseudo-labels yet: round 0 trains on labels alone.")
+    images: dict[str, str] = {}
+    parts = [TOOLS]
+    before: set[str] | None = None
+    for number in numbers:
+        made = [record.dataset(t, number) for t in ("selections", "pseudo_labels", "instances")]
+        chosen, pseudo, instances = made
+        if chosen is None:
+            parts.append(f"<h3>Round {number}</h3>" + note("Its selection is no longer in the lake."))
+            continue
+        rows = chosen.read().sort_by("rank")
+        ids = rows.filter(rows["selected"])["instance_id"].to_pylist()
+        shown = "open" if number in numbers[-OPEN:] else ""
+        inside = _top(rows, ids, before, number) + _crops(rows, pseudo, instances, each, images)
+        title = (
+            f"Round {number} <small>{len(ids):,} of {len(rows):,} animals kept by {escape(_criterion(rows))}</small>"
+        )
+        parts.append(f'<details class="round" {shown}><summary>{title}</summary>{inside}</details>')
+        before = set(ids)
+    return "".join(parts)
+
+
+TOOLS = (
+    '<div class="tools"><label><input type="checkbox" id="two" checked><i></i>2D pseudo-label</label>'
+    '<label><input type="checkbox" id="three" checked><i class="o"></i>3D reprojection</label>'
+    '<span class="note">small dots: joints the 2D net is unsure of</span></div>'
+)
+
+
+def _criterion(rows: pa.Table) -> str:
+    return str(rows["criterion"][0].as_py()) if len(rows) else "nothing"
+
+
+def _top(rows: pa.Table, ids: list[str], before: set[str] | None, number: int) -> str:
+    if not len(rows):
+        return note("The crawl gave no animals.")
+    name = _criterion(rows)
+    unit = UNITS.get(name, "")
+    scores, selected = rows["score"].to_numpy(), rows["selected"].to_numpy()
+    if not np.isfinite(scores).any():
+        return note("No animal could be scored.")
+    median = {
+        s: np.median(scores[m & np.isfinite(scores)]) if (m & np.isfinite(scores)).any() else None
+        for s, m in (("kept", selected), ("rejected", ~selected))
+    }
+    facts = [f"<b>{name}</b>: {MEANS.get(name, '')}".rstrip(": ") + "."]
+    facts.append("Median score " + ", ".join(f"{v:.3g}{unit} {s}" for s, v in median.items() if v is not None) + ".")
+    if before is not None:
+        facts.append(
+            f"{100 * len(before & set(ids)) / max(len(ids), 1):.0f} % of the kept were kept by the round before "
+            f"as well (Jaccard {jaccard(ids, before):.2f})."
+        )
+    text = "".join(f"<p>{f}</p>" for f in facts)
+    return f'<div class="roundtop"><div>{text}</div><div>{histogram(scores, selected, unit)}</div></div>'
+
+
+def _crops(rows: pa.Table, pseudo: Dataset | None, instances: Dataset | None, each: int, images: dict[str, str]) -> str:
+    if pseudo is None or instances is None:
+        return note("Its crops are no longer in the lake.")
+    groups = _groups(rows, each)
+    ids = {r["instance_id"] for _, _, found in groups for r in found}
+    made = rows_of(pseudo, ids, ["keypoints", "keypoints_3d"])
+    cut = rows_of(instances, ids, ["crop", "window"])
+    out = ""
+    for title, kind, found in groups:
+        cells = "".join(_figure(r, made.get(r["instance_id"]), cut.get(r["instance_id"]), images) for r in found)
+        out += f'<p class="rowname">{title}</p><div class="crops {kind}">{cells}</div>'
+    return out
+
+
+def _groups(rows: pa.Table, each: int) -> list[tuple[str, str, list[dict[str, Any]]]]:
+    """Title, class and rows (best first) of the four groups; no row stands in two."""
+    kept, lost = (rows.filter(m).to_pylist() for m in (rows["selected"], pc.invert(rows["selected"])))
+    best, worst = kept[:each], lost[-each:] if len(lost) > each else []
+    near_kept, near_lost = kept[each:][-each:], lost[: len(lost) - len(worst)][:each]
+    named = (
+        ("Best <small>kept</small>", "kept", best),
+        ("Just above the cut <small>kept</small>", "kept", near_kept),
+        ("Just below the cut <small>rejected</small>", "lost", near_lost),
+        ("Worst <small>rejected</small>", "lost", worst),
+    )
+    return [g for g in named if g[2]]
+
+
+def _figure(
+    row: dict[str, Any], made: dict[str, Any] | None, cut: dict[str, Any] | None, images: dict[str, str]
+) -> str:
+    name = row["instance_id"]
+    picture = ""
+    if cut is not None and cut["crop"]:
+        if name not in images:
+            images[name] = crops.crop_image(cut["crop"])
+        layers = []
+        if made is not None and made["keypoints_3d"] is not None:
+            layers.append(
+                crops.pose_layer(crops.in_crop(_array(made["keypoints_3d"], 2), cut["window"]), None, "three")
+            )
+        if made is not None and made["keypoints"] is not None:
+            joints = _array(made["keypoints"], 3)
+            layers.append(crops.pose_layer(crops.in_crop(joints[:, :2], cut["window"]), joints[:, 2], "two"))
+        picture = crops.figure(images[name], *layers)
+    unit = UNITS.get(row["criterion"], "")
+    score = (
+        "no score"
+        if row["score"] is None or not np.isfinite(row["score"])
+        else f"{row['score']:{'.1f' if unit else '.3g'}}{unit}"
+    )
+    tag = "kept" if row["selected"] else "rejected"
+    reason = escape(str(row["reason"] or "").replace("<=", "\u2264"))
+    return (
+        f'<figure title="{escape(name)}">{picture}<figcaption><b>{score}</b> <span class="tag">{tag}</span><br>'
+        f"{reason}</figcaption></figure>"
+    )
+
+
+def _array(flat: Any, width: int) -> np.ndarray:
+    return np.asarray(flat, np.float64).reshape(-1, width)
