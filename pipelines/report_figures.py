@@ -11,6 +11,7 @@ import numpy as np
 # Colours that stand for the page's CSS variables while matplotlib draws.
 INK, SOFT, LINE, WARM, COOL, FAINT = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
 _VARIABLES = {INK: "--ink", SOFT: "--soft", LINE: "--line", WARM: "--warm", COOL: "--cool", FAINT: "--faint"}
+CROWDED = 8  # with more rounds than this, only the first, the best and the last carry their values
 _POINTS = 72.0  # SVG units per inch in matplotlib
 
 
@@ -43,12 +44,15 @@ def rounds_chart(curves: Sequence[Curve], best: int | None) -> str:
         axes.plot(c.x, c.y, color=c.color, linewidth=2.2, marker="o", markersize=5.5, clip_on=False)
         others = [v for name, v in ends.items() if name != c.label]
         for x, y in zip(c.x, c.y, strict=True):
+            if len(rounds) > CROWDED and x not in (rounds[0], rounds[-1], best):
+                continue
             above = all(y >= o[rounds.index(x)] for o in others)
             axes.annotate(
                 f"{y:.1f}", (x, y), (0, 9 if above else -9), textcoords="offset points", ha="center",
                 va="bottom" if above else "top", color=c.color, size=12, weight="bold",
             )  # fmt: skip
-    axes.set_xlim(min(rounds) - 0.45, max(rounds) + 0.45)
+    room = max(0.45, 0.08 * (max(rounds) - min(rounds)))
+    axes.set_xlim(min(rounds) - room, max(rounds) + room)
     axes.set_ylim(low, high)
     axes.set_xticks(rounds, [f"{r:.0f}" for r in rounds])
     axes.set_xlabel("round")
@@ -70,7 +74,11 @@ def pck_chart(curves: Sequence[Curve], name: str) -> str:
     axes.set_ylim(0, 100)
     axes.set_yticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"])
     axes.set_xlabel("distance / longer side of the box")
-    _legend(axes, curves, "lower right")
+    named = list(curves)
+    if len(named) > CROWDED:
+        thick = max(c.width for c in named)
+        named = [c for c in named if c.dashed or c.width == thick] + [curves[len(curves) // 2]._replace(label="others")]
+    _legend(axes, named, "lower right")
     return _svg(figure, name)
 
 

@@ -91,7 +91,7 @@ def turntable(template: Template, frames: int, size: int) -> np.ndarray:
     """The template turning about its vertical, seen a little from above: [frames, size, size, 4] uint8."""
     down = np.diag((1.0, -1.0, -1.0))  # the template's axes in the image frame: facing the viewer, upright
     c, s = math.cos(math.radians(14)), math.sin(math.radians(14))
-    tilt = np.array([[1, 0, 0], [0, c, s], [0, -s, c]])
+    tilt = np.array([[1, 0, 0], [0, c, -s], [0, s, c]])  # what is farther away stands higher
     poses = []
     for i in range(frames):
         angle = 2 * math.pi * i / frames

@@ -29,7 +29,7 @@ MEANS = {
 
 
 def rounds_html(record: RunRecord, each: int) -> str:
-    """All rounds that selected pseudo-labels, `each` crops a row; a sentence where there are none."""
+    """All rounds that selected pseudo-labels, `each` crops a row (half of it in the folded rounds); a sentence where there are none."""
     numbers = [n for n in record.numbers if record.round(n).get("selections")]
     if not numbers:
         return note("No round has selected pseudo-labels yet: round 0 trains on labels alone.")
@@ -45,7 +45,9 @@ def rounds_html(record: RunRecord, each: int) -> str:
         rows = chosen.read().sort_by("rank")
         ids = rows.filter(rows["selected"])["instance_id"].to_pylist()
         shown = "open" if number in numbers[-OPEN:] else ""
-        inside = _top(rows, ids, before, number) + _crops(rows, pseudo, instances, each, images)
+        inside = _top(rows, ids, before, number) + _crops(
+            rows, pseudo, instances, each if shown else (each + 1) // 2, images
+        )
         title = (
             f"Round {number} <small>{len(ids):,} of {len(rows):,} animals kept by {escape(_criterion(rows))}</small>"
         )

@@ -27,8 +27,8 @@ def headline(record: RunRecord, counts: dict[str, int], turning: str) -> str:
     animal = escape(record.category.capitalize())
     title = f"{animal}: no round is finished yet"
     if first and last:
-        arrow = "" if best == first["round"] else f"{first['auc_06_10']:.1f} &rarr; "
-        title = f"{animal}: AUC {arrow}{last['auc_06_10']:.1f} on the {NAMES.get(str(split), split)} split"
+        arrow = "" if best == first["round"] else f"{first['auc_06_10']:.1f}&nbsp;&rarr;&nbsp;"
+        title = f"{animal}: AUC&nbsp;{arrow}{last['auc_06_10']:.1f} on the {NAMES.get(str(split), split)} split"
     words = _words(record, counts, first, last, str(split))
     intro = f'<p class="kicker">wildshape run <b>{escape(record.name)}</b></p><h1>{title}</h1>'
     intro += f'<p class="summary">{words}</p>'
