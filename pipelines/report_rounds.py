@@ -29,7 +29,7 @@ MEANS = {
 
 
 def rounds_html(record: RunRecord, each: int) -> str:
-    """All rounds that selected pseudo-labels, `each` crops a row (half of it in the folded rounds); a sentence where there are none."""
+    """All rounds that selected pseudo-labels, `each` crops a row (half in folded rounds); a sentence if none did."""
     numbers = [n for n in record.numbers if record.round(n).get("selections")]
     if not numbers:
         return note("No round has selected pseudo-labels yet: round 0 trains on labels alone.")
