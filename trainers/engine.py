@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,10 +20,14 @@ from tables import Files
 
 
 class Task(Protocol):
-    """What is trained: a network, the number of items, and the loss of a batch of item indices."""
+    """What is trained: a network, the items it sees, and the loss of a batch of item indices.
+
+    Attributes:
+        groups: (number of items, share of each batch) of consecutive groups of items; the shares sum to 1.
+    """
 
     model: nn.Module
-    items: int
+    groups: Sequence[tuple[int, float]]
 
     def loss(
         self, model: nn.Module, index: torch.Tensor, generator: torch.Generator, progress: float
@@ -56,6 +60,17 @@ class Plan:
     precision: str = "auto"
     checkpoint_every: int = 200
     seed: int = 0
+
+
+def grouped_batch(groups: Sequence[tuple[int, float]], batch: int, step: int, seed: int) -> torch.Tensor:
+    """Indices [batch] of step `step`: each group gives its share, drawn from a chain of permutations of its own."""
+    out, first, left, shares = [], 0, batch, 1.0
+    for number, (items, share) in enumerate(groups):
+        take = round(left * share / shares) if shares > 1e-9 else 0
+        if items and take:
+            out.append(first + batch_indices(items, take, step, seed * 31 + number))
+        first, left, shares = first + items, left - take, shares - share
+    return torch.cat(out)
 
 
 def batch_indices(items: int, batch: int, step: int, seed: int) -> torch.Tensor:
@@ -104,7 +119,7 @@ def fit(
     for step in range(done, plan.steps):
         for group in optimizer.param_groups:
             group["lr"] = plan.lr * _schedule(plan, step)
-        index = batch_indices(task.items, plan.batch, step, plan.seed)[rank::world]
+        index = grouped_batch(task.groups, plan.batch, step, plan.seed)[rank::world]
         generator = torch.Generator().manual_seed((plan.seed * 1_000_003 + step) * 64 + rank)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=low):
             loss = task.loss(trained, index, generator, step / plan.steps)

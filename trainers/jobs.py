@@ -53,6 +53,7 @@ def run_job(
     settings = job["settings"]
     data = _detector_data(lake, job) if job["kind"] == "detector" else _crop_data(lake, job)
     items = len(data[0]) if isinstance(data, tuple) else len(data)
+    labels = items if job.get("pseudo") is None else len(load_labelled(lake, job["category"], "train", 32))
     if not items:
         raise InputError("split", "train", f"no training labels of `{job['category']}` in {lake.uri}")
     identity = {k: job.get(k) for k in ("kind", "settings", "seed")}
@@ -84,6 +85,7 @@ def run_job(
         task = ACSMTask(
             acsm, data, size, settings["augment"], device,
             rigid=float(settings["rigid"]), weight=float(settings["keypoint_weight"]),
+            labels=labels, label_share=settings["label_share"],
         )  # fmt: skip
     plan = Plan(seed=int(job["seed"]), **settings["plan"])
     note = None if on_step is None else (lambda step, loss: on_step(step, plan.steps, loss))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,13 +36,25 @@ class CropTask:
     Args:
         data: instances; moved to the device whole.
         image_size: S, the network's input.
+        labels: the first so many instances are labelled, the others pseudo-labelled.
+        label_share: share of each batch that is drawn from the labels; None: all instances alike.
         augment: `rotate` degrees, `zoom` and `shift` fractions, `flip` probability, `colour` strength.
     """
 
     def __init__(
-        self, model: nn.Module, data: Instances, image_size: int, augment: Mapping[str, float], device: str
+        self,
+        model: nn.Module,
+        data: Instances,
+        image_size: int,
+        augment: Mapping[str, float],
+        device: str,
+        labels: int | None = None,
+        label_share: float | None = None,
     ) -> None:
-        self.model, self.items, self.image_size, self.augment = model, len(data), image_size, augment
+        self.model, self.image_size, self.augment = model, image_size, augment
+        self.groups: Sequence[tuple[int, float]] = [(len(data), 1.0)]
+        if label_share is not None and labels is not None and labels < len(data):
+            self.groups = [(labels, label_share), (len(data) - labels, 1 - label_share)]
         self.crops = torch.from_numpy(data.crops).to(device)
         self.keypoints = torch.from_numpy(data.keypoints).to(device)
         self.flip = torch.tensor(QUADRUPED.flip, device=device)
@@ -105,7 +117,8 @@ class DetectorTask:
     def __init__(
         self, model: nn.Module, photos: np.ndarray, boxes: list[np.ndarray], augment: Mapping[str, float], device: str
     ) -> None:
-        self.model, self.items, self.augment, self.boxes = model, len(photos), augment, boxes
+        self.model, self.augment, self.boxes = model, augment, boxes
+        self.groups: Sequence[tuple[int, float]] = [(len(photos), 1.0)]
         self.photos = torch.from_numpy(photos).to(device)
 
     def loss(self, model: nn.Module, index: torch.Tensor, generator: torch.Generator, progress: float) -> torch.Tensor:
