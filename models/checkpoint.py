@@ -77,6 +77,8 @@ def load_checkpoint(path: str) -> nn.Module:
             model = KINDS[described["kind"]](**described["config"])
         model.load_state_dict(tensors)
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise InputError("checkpoint", path, f"not a readable wildshape checkpoint ({error})") from error
+        # torch lists every key that does not fit, a line each: the first line says enough.
+        reason = str(error).split("\n", 1)[0]
+        raise InputError("checkpoint", path, f"not a readable wildshape checkpoint ({reason})") from error
     model.notes = described["notes"]
     return model.eval()
