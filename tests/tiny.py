@@ -44,7 +44,7 @@ TOP_N = 6
 
 
 def _train_settings() -> dict[str, Any]:
-    """The `train` section of `conf/train/small.yaml`, so that a new key needs no second place; two steps, small nets."""
+    """The `train` section of `conf/train/small.yaml`, so that a new key needs no second place, made tiny."""
     small = Path(__file__).resolve().parents[1] / "conf" / "train" / "small.yaml"
     plain: Any = OmegaConf.to_container(OmegaConf.create({"train": OmegaConf.load(small)}), resolve=False)
     nets = {"pose": {"width": 8, "channels": 16}, "aux": {"width": 8, "channels": 16}}
