@@ -13,7 +13,14 @@ import torch
 from torch import nn
 
 from models.articulation import part_transforms, skin
-from models.camera import axis_angle_to_quat, project, quat_multiply
+from models.camera import (
+    axis_angle_to_quat,
+    matrix_to_quat,
+    project,
+    quat_multiply,
+    quat_to_matrix,
+    sixd_to_matrix,
+)
 from models.resnet import ResNet
 from models.template import Template
 
@@ -84,7 +91,7 @@ class ACSM(nn.Module):
         )
         self.encode = _layers(squeezed * cells * cells, features)
         self.camera_fc = _layers(features, features)
-        self.camera_head = nn.Linear(features, hypotheses * 8)  # quaternion 4, scale, translation 2, logit
+        self.camera_head = nn.Linear(features, hypotheses * 10)  # rotation 6, scale, translation 2, logit
         self.parts_fc = _layers(features, features)
         self.parts_head = nn.Linear(features, hypotheses * self.parts * 2)  # (cos, sin) of each angle
         self.axes = nn.Parameter(torch.tensor([[1.0, 0.0, 0.0]]).repeat(self.parts, 1))
@@ -96,8 +103,7 @@ class ACSM(nn.Module):
             for head in (self.camera_head, self.parts_head):
                 head.weight.normal_(0, 0.02)
                 head.bias.zero_()
-            self.camera_head.bias.view(hypotheses, 8)[:, :4] = _start_cameras(hypotheses)
-            self.camera_head.bias.view(hypotheses, 8)[:, 4] = 0.0
+            self.camera_head.bias.view(hypotheses, 10)[:, :6] = _start_cameras(hypotheses)
             self.parts_head.bias.view(hypotheses, self.parts, 2)[..., 0] = 1.0
 
     def forward(self, images: torch.Tensor, articulate: bool = True, mesh: bool = True) -> ACSMOutput:
@@ -115,11 +121,10 @@ class ACSM(nn.Module):
     def _geometry(self, trunk: torch.Tensor, articulate: bool, mesh: bool) -> ACSMOutput:
         b, h, p = len(trunk), self.hypotheses, self.parts
         features = self.encode(trunk)
-        raw = self.camera_head(self.camera_fc(features)).view(b, h, 8)
-        quaternion = nn.functional.normalize(raw[..., :4], dim=-1)
-        scale = 1.0 + 0.05 * raw[..., 4:5]
-        camera = torch.cat([scale, raw[..., 5:7], quaternion], -1)
-        prob = raw[..., 7].softmax(-1)
+        raw = self.camera_head(self.camera_fc(features)).view(b, h, 10)
+        scale = 1.0 + 0.05 * raw[..., 6:7]
+        camera = torch.cat([scale, raw[..., 7:9], matrix_to_quat(sixd_to_matrix(raw[..., :6]))], -1)
+        prob = raw[..., 9].softmax(-1)
         turn = nn.functional.normalize(self.parts_head(self.parts_fc(features)).view(b, h, p, 2), dim=-1)
         angles = torch.atan2(turn[..., 1], turn[..., 0])
         if not articulate:
@@ -146,11 +151,12 @@ def _layers(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def _start_cameras(hypotheses: int) -> torch.Tensor:
-    """Upright views [H,4] spread evenly in azimuth; the first looks at the animal's face.
+    """Upright views spread evenly in azimuth, as two matrix columns [H,6]; the first looks at the animal's face.
 
     From there the way to a left and to a right view is equally long.
     """
     face = torch.tensor([0.0, 1.0, 0.0, 0.0])
     azimuth = torch.arange(hypotheses) * (2 * math.pi / hypotheses)
     up = torch.tensor([0.0, 1.0, 0.0]).expand(hypotheses, 3)
-    return quat_multiply(face.expand(hypotheses, 4), axis_angle_to_quat(up, azimuth))
+    matrix = quat_to_matrix(quat_multiply(face.expand(hypotheses, 4), axis_angle_to_quat(up, azimuth)))
+    return matrix[..., :2].transpose(-1, -2).reshape(hypotheses, 6)

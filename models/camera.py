@@ -72,3 +72,38 @@ def mirror_camera(camera: Tensor) -> Tensor:
     """
     s, tx, ty, qw, qx, qy, qz = camera.unbind(-1)
     return torch.stack((s, -tx, ty, qw, qx, -qy, -qz), -1)
+
+
+def matrix_to_quat(matrix: torch.Tensor) -> torch.Tensor:
+    """Rotation matrices [...,3,3] -> unit quaternions [...,4] wxyz with smooth gradients.
+
+    Each component in turn can be the divisor; the largest is taken (Shepperd 1978), so nothing is divided by a small
+    number.
+    """
+    m = matrix
+    d0, d1, d2 = m[..., 0, 0], m[..., 1, 1], m[..., 2, 2]
+    squares = torch.stack([1 + d0 + d1 + d2, 1 + d0 - d1 - d2, 1 - d0 + d1 - d2, 1 - d0 - d1 + d2], -1)  # 4 q_i^2
+    a = m[..., 2, 1] - m[..., 1, 2], m[..., 0, 2] - m[..., 2, 0], m[..., 1, 0] - m[..., 0, 1]
+    b = m[..., 1, 0] + m[..., 0, 1], m[..., 0, 2] + m[..., 2, 0], m[..., 2, 1] + m[..., 1, 2]
+    rows = torch.stack(
+        [
+            torch.stack([squares[..., 0], a[0], a[1], a[2]], -1),
+            torch.stack([a[0], squares[..., 1], b[0], b[1]], -1),
+            torch.stack([a[1], b[0], squares[..., 2], b[2]], -1),
+            torch.stack([a[2], b[1], b[2], squares[..., 3]], -1),
+        ],
+        -2,
+    )  # [...,4,4]: row i is 4 q_i q
+    index = squares.argmax(-1)[..., None, None].expand(*squares.shape[:-1], 1, 4)
+    return torch.nn.functional.normalize(rows.gather(-2, index)[..., 0, :], dim=-1)
+
+
+def sixd_to_matrix(raw: torch.Tensor) -> torch.Tensor:
+    """Six numbers [...,6] -> rotation matrices [...,3,3] by Gram-Schmidt on two columns (Zhou et al. 2019).
+
+    Unlike four numbers normalised to a quaternion this has no seam: near views have near numbers all the way round.
+    """
+    x = torch.nn.functional.normalize(raw[..., :3], dim=-1)
+    y = raw[..., 3:] - (x * raw[..., 3:]).sum(-1, keepdim=True) * x
+    y = torch.nn.functional.normalize(y, dim=-1)
+    return torch.stack([x, y, torch.linalg.cross(x, y, dim=-1)], -1)

@@ -75,12 +75,11 @@ def sample(crops: torch.Tensor, matrix: torch.Tensor, size: int) -> torch.Tensor
     Returns:
         float [B,3,S,S], ImageNet-normalised; 0 outside the stored crop.
     """
-    images = crops.permute(0, 3, 1, 2).float() / 255
-    mean = torch.tensor(MEAN, device=crops.device).view(1, 3, 1, 1)
-    std = torch.tensor(STD, device=crops.device).view(1, 3, 1, 1)
+    mean = 255 * torch.tensor(MEAN, device=crops.device).view(1, 3, 1, 1)
+    scale = 255 * torch.tensor(STD, device=crops.device).view(1, 3, 1, 1)
     grid = torch.nn.functional.affine_grid(matrix, [len(crops), 3, size, size], align_corners=False)
-    # zeros outside are the mean colour because we normalise first
-    return torch.nn.functional.grid_sample((images - mean) / std, grid, align_corners=False)
+    # Outside are zeros, which are the mean colour because the mean is taken off first.
+    return torch.nn.functional.grid_sample(crops.permute(0, 3, 1, 2) - mean, grid, align_corners=False) / scale
 
 
 def affine(

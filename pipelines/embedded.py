@@ -53,7 +53,7 @@ def open_sandbox(settings: Mapping[str, Any], lake: Lake) -> Iterator[Embedded]:
     if "://" in lake.uri:
         raise InputError("lake", lake.uri, "the sandbox needs a local folder; give your own template and data")
     world = build_world(os.path.join(lake.uri, "sandbox", str(settings["name"])), settings)
-    template = os.path.join(world.directory, "animal.template")
+    template = os.path.join(world.directory, f"animal-{world.fingerprint}.template")
     if not os.path.exists(template):
         Template.from_rig(world.glb, keypoints=world.keypoints).save(template)
     with Origin(os.path.dirname(world.origin)) as origin:

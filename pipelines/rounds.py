@@ -10,10 +10,13 @@ from typing import Any
 import pyarrow as pa
 import yaml
 from pyarrow import csv
+from rich.console import Console
+from rich.table import Table
 
 from pipelines.crawl import crawl
 from pipelines.detect import detect
 from pipelines.keypoints import infer
+from pipelines.report import write_report
 from selection import CRITERIA, select_round
 from tables import Dataset, Lake
 from trainers.group import TrainGroup, training_bar
@@ -49,16 +52,17 @@ class Loop:
         start = nets["pose"]["model"] if c["train"]["acsm"]["start"] == "pose" else None
         models: dict[str, str | None] = {"pose": nets["pose"]["model"], "aux": nets["aux"]["model"]}
         done = self._train("acsm", 0, start=start)
-        self._record(0, done, {})
+        made = {"photos": photos, "instances": instances}
+        self._record(0, done, made)
         pseudo: Dataset | None = None
         for number in range(1, c["rounds"] + 1):
             models["acsm"] = done["model"]
             pseudo = infer(self.lake, self.category, instances, models, number, self.resources, before=pseudo)
             chosen = self._select(pseudo, instances, number)
-            made = {"instances": instances, "pseudo_labels": pseudo, "selections": chosen}
-            lineage = {t: {"identity": dict(d.identity), "slot": d.slot} for t, d in made.items()}
+            made |= {"pseudo_labels": pseudo, "selections": chosen}
+            lineage = {t: {"identity": dict(d.identity), "slot": d.slot} for t, d in made.items() if t != "photos"}
             done = self._train("acsm", number, start=start, pseudo=lineage)
-            self._record(number, done, {t: d.path for t, d in made.items()})
+            self._record(number, done, made)
             if self._stalled():
                 break
         self._close(nets, time.monotonic() - started)
@@ -110,13 +114,14 @@ class Loop:
         )  # fmt: skip
         return chosen
 
-    def _record(self, number: int, done: Mapping[str, Any], made: Mapping[str, str]) -> None:
+    def _record(self, number: int, done: Mapping[str, Any], made: Mapping[str, Dataset]) -> None:
         """Write a round's metrics where a person and the next run look for them."""
         for split, m in done["metrics"].items():
             self.rows.append({"round": number, "split": split, "model_id": done["model_id"], **m})
             values = {f"{split}_{k}": v for k, v in m.items() if not isinstance(v, dict)}
             self.tracker.metrics(self.tracker.root, values, number)
-        self.rounds.append({"round": number, "model": done["model"], "items": done["items"], **made})
+        self.rounds.append({"round": number, "model": done["model"], "items": done["items"]})
+        self.rounds[-1] |= {table: d.path for table, d in made.items()}
         self.lake.files.write_json(f"{self.folder}/metrics.json", self.rows)
         self.lake.files.write_json(f"{self.folder}/rounds.json", self.rounds)
 
@@ -143,7 +148,11 @@ class Loop:
             },
         )  # fmt: skip
         show_rounds(self.rows, best)
-        self.tracker.close({"config.yaml": _yaml(self.config), "metrics.json": json.dumps(self.rows, indent=1)}, {})
+        page = write_report(self.lake, self.category, self.config["run"])
+        html = (self.lake.files.read(f"{self.folder}/report.html") or b"").decode()
+        metrics = json.dumps(self.rows, indent=1)
+        self.tracker.close({"config.yaml": _yaml(self.config), "metrics.json": metrics, "report.html": html})
+        Console().print(f"report: {page}", soft_wrap=True)
 
     def _log(
         self,
@@ -158,9 +167,6 @@ class Loop:
 
 def show_rounds(rows: list[dict[str, Any]], best: int) -> None:
     """The closing table: AUC, camera error and silhouette overlap by round and split."""
-    from rich.console import Console
-    from rich.table import Table
-
     table = Table(title="reprojection auc_06_10 by round (* best on validation)", title_justify="left")
     for name in ("round", "split", "auc_06_10", "PCK@0.10", "camera error", "mIoU", "instances"):
         table.add_column(name, justify="left" if name == "split" else "right")

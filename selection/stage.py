@@ -44,7 +44,6 @@ def select_round(
     state = {"pseudo_labels": pseudo.state(), "instances": [s.state() for s in sources]}
     identity = {"criterion": criterion, "top_n": top_n, "round": round, "params": params, "input": state}
     identity["pseudo_labels"] = pseudo.fingerprint  # what a training on this selection looks up
-    identity["pseudo_labels"] = pseudo.fingerprint
     output = lake.dataset("selections", pseudo.category, identity, slot=f"{criterion} round={round}")
     if output.is_finished(output.fingerprint):
         return output

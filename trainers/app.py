@@ -13,6 +13,8 @@ from tables import InputError
 
 # Ray 2.60 writes a token to the home directory unless told otherwise; a local cluster listens on loopback only.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+# Ray's core prints errors that are none (ray-project/ray#53727) into the progress bars.
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 # Nothing is reported to anybody unless the user asks for it.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -42,8 +42,9 @@ class Plan:
         steps: optimizer steps.
         batch: items a step over all workers.
         lr: peak learning rate of Adam.
-        schedule: `cosine` (2 % linear warm-up, then to zero) or `constant` (the reference).
+        schedule: `cosine` (5 % linear warm-up, then to zero) or `constant` (the reference).
         weight_decay: decoupled, 0 in the reference.
+        clip: largest norm of the gradient over all parameters; 0 does not clip (the reference).
         ema: decay of the averaged weights that are evaluated and kept; 0 keeps the last weights (the reference).
         precision: of convolutions and linear layers: `float32`, `bfloat16`, or `auto`, which takes bfloat16 where the
             device has instructions for it.
@@ -56,6 +57,7 @@ class Plan:
     lr: float = 1e-4
     schedule: str = "constant"
     weight_decay: float = 0.0
+    clip: float = 0.0
     ema: float = 0.0
     precision: str = "auto"
     checkpoint_every: int = 200
@@ -125,6 +127,8 @@ def fit(
             loss = task.loss(trained, index, generator, step / plan.steps)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if plan.clip:
+            nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
         optimizer.step()
         if average is not None:
             _average(average, model, min(plan.ema, (step + 1) / (step + 10)))
@@ -151,7 +155,7 @@ def bfloat16(precision: str, device: str) -> bool:
 def _schedule(plan: Plan, step: int) -> float:
     if plan.schedule == "constant":
         return 1.0
-    warm = max(1, plan.steps // 50)
+    warm = max(1, plan.steps // 20)
     return min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * step / plan.steps)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -37,6 +38,7 @@ class Tracker:
         from mlflow.exceptions import MlflowException
 
         self.record = record
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
         known = record[0].read_json(record[1]) or {}
         try:
             self.client = MlflowClient(tracking_uri=uri)
@@ -90,12 +92,10 @@ class Tracker:
             if value is not None:
                 self.client.log_metric(run, key, float(value), step=step)
 
-    def close(self, texts: Mapping[str, str], files: Mapping[str, str]) -> None:
-        """Attach artifacts to the run (name -> text, local path -> folder) and end it and its rounds."""
+    def close(self, texts: Mapping[str, str]) -> None:
+        """Attach artifacts (name -> text) to the run and end it and its rounds."""
         for name, text in texts.items():
             self.client.log_text(self.root, text, name)
-        for path, folder in files.items():
-            self.client.log_artifact(self.root, path, folder)
         for key, run in self.ids.items():
             if key.startswith("round ") and "/" not in key:
                 self.client.set_terminated(run)
