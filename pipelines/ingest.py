@@ -84,31 +84,49 @@ def read_coco(path: str, folder: str) -> list[dict[str, Any]]:
         annotations = coco["annotations"]
     except FileNotFoundError:
         raise InputError("source.path", path, "no such file") from None
+    except OSError as error:
+        raise InputError("source.path", path, f"cannot be read ({error.strerror})") from error
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise InputError("source.path", path, f"not COCO keypoint JSON ({type(error).__name__}: {error})") from error
     if not orders:
         raise InputError("source.path", path, "no category with a `keypoints` list of joint names")
-    found: dict[str, dict[str, Any]] = {}
-    for a in annotations:
-        order = orders.get(a["category_id"])
-        if order is None or a.get("iscrowd") or not any(a.get("keypoints", [0])[2::3]):
-            continue
-        if a["image_id"] not in images:
-            raise InputError("source.path", path, f"annotation {a.get('id')} names image {a['image_id']}: not listed")
-        if min(a["bbox"][2:]) <= 0:
-            raise InputError("source.path", path, f"annotation {a.get('id')} has an empty box {a['bbox']}")
-        name = images[a["image_id"]]["file_name"]
-        joints = [float(v) for j in order for v in a["keypoints"][3 * j : 3 * j + 3]]
-        animal = {"bbox": a["bbox"], "keypoints": joints, "camera": a.get("camera")}
-        found.setdefault(name, {"file": name, "animals": []})["animals"].append(
-            {**animal, "segmentation": a.get("segmentation")}
-        )
+    try:
+        found = _animals_by_photo(path, images, orders, annotations)
+    except (KeyError, TypeError) as error:
+        raise InputError("source.path", path, f"not COCO keypoint JSON ({type(error).__name__}: {error})") from error
     missing = [n for n in found if not os.path.exists(os.path.join(folder, n))]
     if missing:
         raise InputError("source.images", folder, f"{len(missing)} photos are missing, the first is {missing[0]}")
     if not found:
         raise InputError("source.path", path, "no annotation has a labelled joint")
     return [found[n] for n in sorted(found)]
+
+
+def _animals_by_photo(
+    path: str, images: Mapping[Any, Any], orders: Mapping[Any, list[int]], annotations: list[Any]
+) -> dict[str, dict[str, Any]]:
+    """Photos with the animals that have a labelled joint, by file name; KeyError or TypeError for what is not COCO."""
+    found: dict[str, dict[str, Any]] = {}
+    for a in annotations:
+        order = orders.get(a["category_id"])
+        joints = a.get("keypoints") or []
+        if order is None or a.get("iscrowd") or not any(joints[2::3]):
+            continue
+        if a["image_id"] not in images:
+            raise InputError("source.path", path, f"annotation {a.get('id')} names image {a['image_id']}: not listed")
+        if len(a["bbox"]) != 4 or min(a["bbox"][2:]) <= 0:
+            raise InputError("source.path", path, f"annotation {a.get('id')} has an empty box {a['bbox']}")
+        if len(joints) <= 3 * max(order) + 2:
+            raise InputError(
+                "source.path", path, f"annotation {a.get('id')} has {len(joints)} keypoint numbers: too few"
+            )
+        name = images[a["image_id"]]["file_name"]
+        ours = [float(v) for j in order for v in joints[3 * j : 3 * j + 3]]
+        animal = {"bbox": a["bbox"], "keypoints": ours, "camera": a.get("camera")}
+        found.setdefault(name, {"file": name, "animals": []})["animals"].append(
+            {**animal, "segmentation": a.get("segmentation")}
+        )
+    return found
 
 
 def _joint_order(path: str, category: Mapping[str, Any]) -> list[int]:
