@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # before Ray is imported: no token in the home directory
+# Before torch is: tiny networks gain nothing from a second thread, and on a busy machine two wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
