@@ -117,9 +117,7 @@ def _animals_by_photo(
         if len(a["bbox"]) != 4 or min(a["bbox"][2:]) <= 0:
             raise InputError("source.path", path, f"annotation {a.get('id')} has an empty box {a['bbox']}")
         if len(joints) <= 3 * max(order) + 2:
-            raise InputError(
-                "source.path", path, f"annotation {a.get('id')} has {len(joints)} keypoint numbers: too few"
-            )
+            raise InputError("source.path", path, f"annotation {a.get('id')} has only {len(joints)} keypoint numbers")
         name = images[a["image_id"]]["file_name"]
         ours = [float(v) for j in order for v in joints[3 * j : 3 * j + 3]]
         animal = {"bbox": a["bbox"], "keypoints": ours, "camera": a.get("camera")}
