@@ -1,0 +1,319 @@
+"""The whole loop as a person starts it: undisturbed, killed three times, and with bad input."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tables import Lake
+
+ROOT = Path(__file__).resolve().parents[1]
+ROUNDS = 2
+# Everything small, yet several parts a stage and several checkpoints a training.
+SMALL = (
+    "run=tiny", f"rounds={ROUNDS}", "top_n=8", "criterion=cf_cm2", "stop.patience=0", "resources.actors=1",
+    "resources.train.threads=1", "fetch.block=4",
+    "sandbox.name=tiny", "sandbox.photo_px=96", "sandbox.workers=1",
+    "sandbox.labelled.train=12", "sandbox.labelled.val=4", "sandbox.labelled.test=4", "sandbox.web.photos=40",
+    "detect.score=0.01", "detect.min_side=4", "detect.most=1",
+    "train.image_size=64", "train.detector.image_size=96",
+    *(f"train.{n}.net.{k}" for n in ("pose", "aux", "detector") for k in ("width=8", "channels=16")),
+    "train.acsm.net.width=8", "train.acsm.net.features=32",
+    *(f"train.{n}.plan.{k}" for n in ("pose", "detector", "acsm") for k in ("batch=4", "checkpoint_every=4")),
+    "train.detector.plan.steps=8", "train.acsm.plan.steps=12", "train.aux.plan=${train.acsm.plan}",
+    # Long enough that the workers, who outlive a killed driver a little, do not get to the end of it.
+    "train.pose.plan.steps=200",
+)  # fmt: skip
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    return [sys.executable, "-m", "pipelines.selftrain", *more]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+
+
+def finish(folder: Path) -> str:
+    """Run the loop in a folder to its end; what it printed."""
+    done = subprocess.run(
+        command(folder, *SMALL), cwd=folder, env=environment(), capture_output=True, text=True, timeout=400, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Folder of a run that nobody disturbed, and what it printed."""
+    folder = tmp_path_factory.mktemp("loop")
+    return folder, finish(folder)
+
+
+def read(folder: Path, name: str) -> Any:
+    return json.loads((folder / "lake" / "runs" / "tiny" / name).read_text())
+
+
+def photos(folder: Path) -> list[dict[str, Any]]:
+    dataset = Lake(str(folder / "lake")).latest("photos", "quadruped")
+    return dataset.read(["photo_id", "url", "status", "sha256", "duplicate_of"]).to_pylist()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_loop_measures_every_round(undisturbed: tuple[Path, str]) -> None:
+    folder, printed = undisturbed
+    rows = read(folder, "metrics.json")
+    assert [(r["round"], r["split"]) for r in rows] == [(r, s) for r in range(ROUNDS + 1) for s in ("val", "test")]
+    for r in rows:
+        assert 0 <= r["auc_06_10"] <= 100
+        curve = list(r["pck"].values())
+        assert curve == sorted(curve)
+        assert r["auc_06_10"] == pytest.approx(sum(r["pck"][f"{t:.2f}"] for t in (0.06, 0.07, 0.08, 0.09, 0.1)) / 5)
+        assert 0 <= r["camera_error_deg"] <= 180
+        assert 0 <= r["miou"] <= 1
+        assert f"{r['auc_06_10']:.2f}" in printed
+    # Pseudo-labels change with the round's model, and so does what is trained on them.
+    assert len({r["model_id"] for r in rows}) == ROUNDS + 1
+    rounds = read(folder, "rounds.json")
+    assert [r["round"] for r in rounds] == list(range(ROUNDS + 1))
+    assert [r["items"] for r in rounds][1:] == [rounds[0]["items"] + 8] * ROUNDS
+    summary = read(folder, "run.json")
+    scores = {r["round"]: r["auc_06_10"] for r in rows if r["split"] == "val"}
+    assert scores[summary["best_round"]] == max(scores.values())
+    page = folder / "lake" / "runs" / "tiny" / "report.html"
+    assert "<html" in page.read_text(encoding="utf-8")[:500].lower()
+    assert sorted(p.name for p in folder.iterdir()) == ["lake"]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_crawl_has_one_row_for_every_url(undisturbed: tuple[Path, str]) -> None:
+    rows = photos(undisturbed[0])
+    assert len({r["url"] for r in rows}) == len({r["photo_id"] for r in rows}) == len(rows)
+    count = Counter(r["status"] for r in rows)
+    assert count["ok"] > 20
+    assert sum(count.values()) > count["ok"]  # the sandbox's web has dead links
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_mlflow_holds_runs_within_runs(undisturbed: tuple[Path, str]) -> None:
+    folder = undisturbed[0]
+    with sqlite3.connect(folder / "lake" / "mlflow.db") as store:
+        names = dict(store.execute("select run_uuid, name from runs").fetchall())
+        status = dict(store.execute("select run_uuid, status from runs").fetchall())
+        parents = dict(store.execute("select run_uuid, value from tags where key = 'mlflow.parentRunId'").fetchall())
+        metrics = store.execute("select run_uuid, key, step, value from metrics").fetchall()
+    (root,) = [r for r in names if r not in parents]
+    assert names[root] == "tiny"
+    assert set(status.values()) == {"FINISHED"}
+    rounds = {names[r]: r for r, parent in parents.items() if parent == root}
+    assert {f"round {n}" for n in range(ROUNDS + 1)} < rounds.keys()
+    assert {"crawl", "detect"} < rounds.keys()
+    for number in range(1, ROUNDS + 1):
+        stages = {names[r] for r, parent in parents.items() if parent == rounds[f"round {number}"]}
+        assert {"keypoints", "select", "train acsm"} <= stages
+    by_step = {step: value for run, key, step, value in metrics if run == root and key == "test_auc_06_10"}
+    assert by_step == {r["round"]: r["auc_06_10"] for r in read(folder, "metrics.json") if r["split"] == "test"}
+
+
+# -- kill -9 --------------------------------------------------------------------------------------------------------
+
+
+def families() -> dict[int, int]:
+    """Process id -> parent's id of everything that runs, zombies aside."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                state, parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[:2]
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if state != "Z":
+                found[int(entry.name)] = int(parent)
+    return found
+
+
+def descendants(pid: int) -> set[int]:
+    parents = families()
+    below: set[int] = set()
+    fresh = {pid}
+    while fresh:
+        fresh = {p for p, parent in parents.items() if parent in fresh} - below
+        below |= fresh
+    return below
+
+
+def is_agent(pid: int) -> bool:
+    """Whether this is one of a node's two agents, which write logs alone and take minutes to miss their node."""
+    try:
+        return b"Agent" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def kill_when(folder: Path, moment: Callable[[Path], bool]) -> None:
+    """Start the loop, kill its driver alone as soon as the lake shows the moment, and wait for its children to go."""
+    with (folder / "killed.log").open("ab") as log:
+        driver = subprocess.Popen(command(folder, *SMALL), cwd=folder, env=environment(), stdout=log, stderr=log)
+    deadline = time.monotonic() + 300
+    while not moment(folder / "lake"):
+        assert driver.poll() is None, f"ended before the moment: {(folder / 'killed.log').read_text()[-3000:]}"
+        assert time.monotonic() < deadline, "the moment did not come"
+        time.sleep(0.002)
+    children = descendants(driver.pid)
+    driver.send_signal(signal.SIGKILL)
+    assert driver.wait() == -signal.SIGKILL
+    while left := children & families().keys():
+        if all(is_agent(pid) for pid in left):
+            break
+        assert time.monotonic() < deadline, "Ray outlives its killed driver"
+        time.sleep(0.1)
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def begun(lake: Path, table: str) -> Iterator[Path]:
+    """Datasets of a table that have a committed part and are not finished."""
+    for manifest in lake.glob(f"{table}/category=quadruped/*/_manifests/*.json"):
+        if not (manifest.parents[1] / "_finished.json").exists():
+            yield manifest.parents[1]
+
+
+def crawling(lake: Path) -> bool:
+    # Labelled photos lie in the same table: a crawl's dataset has no slot.
+    return any(json.loads((d / "_dataset.json").read_text())["slot"] == "" for d in begun(lake, "photos"))
+
+
+def training(lake: Path) -> bool:
+    return any(lake.glob("models/pose/*/checkpoint.pt"))
+
+
+def labelling(lake: Path) -> bool:
+    return any(begun(lake, "pseudo_labels"))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_killed_three_times_it_ends_like_an_undisturbed_run(undisturbed: tuple[Path, str], tmp_path: Path) -> None:
+    whole = undisturbed[0]
+    for moment in (crawling, training, labelling):
+        kill_when(tmp_path, moment)
+        # The kill came in the middle: something is left to do, and something is done.
+        assert moment(tmp_path / "lake"), f"killed too late for {moment.__name__}"
+    (tmp_path / "killed.log").unlink()
+    finish(tmp_path)
+    assert read(tmp_path, "metrics.json") == read(whole, "metrics.json")
+    ours, theirs = read(tmp_path, "rounds.json"), read(whole, "rounds.json")
+    paths = [[{k: v for k, v in r.items() if k != "model"} for r in rounds] for rounds in (ours, theirs)]
+    assert paths[0] == paths[1]
+    mine = photos(tmp_path)
+    assert len({r["url"] for r in mine}) == len(mine)
+    # The sandbox's origin has another port each time, but the same photos.
+    assert [{**r, "url": ""} for r in mine] == [{**r, "url": ""} for r in photos(whole)]
+    left = [p for p in (tmp_path / "lake").rglob("*") if p.name == "checkpoint.pt" or p.name.endswith(".tmp")]
+    assert [p for p in left if p.name == "checkpoint.pt"] == []
+
+
+# -- bad input ------------------------------------------------------------------------------------------------------
+
+
+def template(folder: Path) -> str:
+    """A readable template file."""
+    from test_acsm import TEMPLATE
+
+    TEMPLATE.save(str(folder / "deer.template"))
+    return "template=deer.template"
+
+
+def refused(folder: Path, module: str, *arguments: str) -> str:
+    """Run a command that must refuse its input at once; its one line."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=folder, env=environment(), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not (folder / "lake" / "sandbox").exists()
+    assert not list(folder.glob("lake/**/session_*"))
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rounds=-1"], "rounds=-1"),
+        (["rounds=two"], "rounds=two"),
+        (["criterion=nonsense"], "criterion=nonsense"),
+        (["criterion=oracle"], "criterion=oracle"),
+        (["top_n=0"], "top_n=0"),
+        (["template=missing.template"], "template=missing.template: no such file"),
+        (["template=garbage.template"], "template=garbage.template"),
+        (["category=deer"], "template=null"),
+        (["source.path=rows.tsv"], "source.path=rows.tsv"),
+        (["detector=other"], "detector=other"),
+        (["run=a/b"], "run=a/b"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_starts(tmp_path: Path, arguments: list[str], message: str) -> None:
+    (tmp_path / "garbage.template").write_bytes(b"no template" * 9)
+    assert message in refused(tmp_path, "pipelines.selftrain", *arguments)
+    assert not (tmp_path / "lake").exists()
+
+
+def test_a_metadata_file_of_no_known_format_is_refused(tmp_path: Path) -> None:
+    from test_ingest import coco, take_in, write
+
+    lake = Lake(str(tmp_path / "lake"))
+    take_in(lake, write(tmp_path / "a.json", coco(tmp_path / "photos")), str(tmp_path / "photos"), "train", "train:a")
+    (tmp_path / "rows.tsv").write_bytes(b"some\tthree\tcolumns\n" * 20)
+    own = ["category=deer", template(tmp_path)]
+    assert "source.path=rows.tsv" in refused(tmp_path, "pipelines.selftrain", *own, "source.path=rows.tsv")
+    assert "source.path=gone.tsv" in refused(tmp_path, "pipelines.selftrain", *own, "source.path=gone.tsv")
+    # Without labels there is nothing to begin with.
+    assert "category=cow" in refused(tmp_path, "pipelines.selftrain", template(tmp_path), "category=cow")
+    assert not list((tmp_path / "lake").glob("models"))
+
+
+def test_unreadable_checkpoints_are_refused_by_every_command_that_takes_one(tmp_path: Path) -> None:
+    (tmp_path / "net.pth").write_bytes(b"PK\3\4 nothing of ours")
+    assert "model=net.pth" in refused(tmp_path, "pipelines.evaluate", "model=net.pth")
+    assert "model=gone.pth" in refused(tmp_path, "pipelines.evaluate", "model=gone.pth")
+    assert "net.pth" in refused(tmp_path, "trainers.acsm", template(tmp_path), "start_from=net.pth")
+
+
+def test_cfg_job_prints_the_config_and_loads_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys, runpy\n"
+        "sys.argv = ['selftrain', '--cfg', 'job']\n"
+        "runpy.run_module('pipelines.selftrain', run_name='__main__')\n"
+        "heavy = [m for m in ('ray', 'torch', 'mlflow', 'pyarrow.dataset', 'cv2', 'aiohttp') if m in sys.modules]\n"
+        "sys.stderr.write(','.join(heavy))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "criterion: cf_cm2" in done.stdout
+    assert "rounds: 2" in done.stdout
+    assert list(tmp_path.iterdir()) == []
