@@ -55,6 +55,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--lake", required=True)
     parser.add_argument("--run", default="default", help="run whose config.yaml is used")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--seed-2d", type=int, help="one seed for detector and 2D nets: the seeds vary the 3D net alone"
+    )
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--criteria", nargs="+", default=["cf_cm2"])
     parser.add_argument("--threads", type=int, default=2)
@@ -70,16 +73,17 @@ def one_seed(lake: Lake, config: dict[str, Any], seed: int, args: argparse.Names
 
     def train(name: str, **extra: Any) -> dict[str, Any]:
         settings = {k: v for k, v in config["train"][name].items() if k != "start"}
-        job = {"kind": "pose" if name == "aux" else name, "lake": lake.uri, "category": category}
+        mine = seed if name == "acsm" or args.seed_2d is None else args.seed_2d
+        job = {"kind": "pose" if name == "aux" else name, "lake": lake.uri, "category": category, "seed": mine}
         began = time.time()
-        done = run_job(job | {"settings": settings, "seed": seed, **extra}, device=args.device)
+        done = run_job(job | {"settings": settings, **extra}, device=args.device)
         sys.stderr.write(f"seed {seed} {name}: {time.time() - began:.0f} s on {done['items']} items\n")
         return done
 
     photos = lake.latest("photos", category)
     nets = {name: train(name)["model"] for name in ("detector", "pose", "aux")}
     instances = detected(lake, config, photos, nets["detector"])
-    template = str(Path(lake.uri) / "sandbox" / config["sandbox"]["name"] / "animal.template")
+    template = str(next(Path(lake.uri, "sandbox", config["sandbox"]["name"]).glob("animal*.template")))
     start = nets["pose"] if config["train"]["acsm"]["start"] == "pose" else None
     first = train("acsm", template=template, start_from=start, pseudo=None)
     rows = []

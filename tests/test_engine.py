@@ -32,11 +32,13 @@ class Toy:
         torch.manual_seed(seed)
         middle: nn.Module = nn.BatchNorm1d(8) if norm else nn.Identity()
         self.model: nn.Module = nn.Sequential(nn.Linear(4, 8), middle, nn.ReLU(), nn.Linear(8, 2))
-        self.groups = [(ITEMS, 1.0)]
         data = torch.Generator().manual_seed(1)
         self.x, self.y = torch.randn(ITEMS, 4, generator=data), torch.randn(ITEMS, 2, generator=data)
         self.noise = noise
         self.seen: list[list[int]] = []
+
+    def groups(self, progress: float) -> list[tuple[int, float]]:
+        return [(ITEMS, 1.0)]
 
     def loss(self, model: nn.Module, index: torch.Tensor, generator: torch.Generator, progress: float) -> torch.Tensor:
         self.seen.append(index.tolist())
@@ -233,8 +235,10 @@ class Line:
     def __init__(self) -> None:
         self.model = nn.Linear(1, 1, bias=False)
         nn.init.zeros_(self.model.weight)
-        self.groups = [(1, 1.0)]
         self.steps: list[float] = []
+
+    def groups(self, progress: float) -> list[tuple[int, float]]:
+        return [(1, 1.0)]
 
     def loss(self, model: nn.Module, index: torch.Tensor, generator: torch.Generator, progress: float) -> torch.Tensor:
         self.steps.append(float(self.model.weight.detach()))

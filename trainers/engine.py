@@ -20,14 +20,16 @@ from tables import Files
 
 
 class Task(Protocol):
-    """What is trained: a network, the items it sees, and the loss of a batch of item indices.
-
-    Attributes:
-        groups: (number of items, share of each batch) of consecutive groups of items; the shares sum to 1.
-    """
+    """What is trained: a network, the items it sees, and the loss of a batch of item indices."""
 
     model: nn.Module
-    groups: Sequence[tuple[int, float]]
+
+    def groups(self, progress: float) -> Sequence[tuple[int, float]]:
+        """(Number of items, share of a batch) of consecutive groups of items, at a share of the steps done.
+
+        The shares sum to 1.
+        """
+        ...
 
     def loss(
         self, model: nn.Module, index: torch.Tensor, generator: torch.Generator, progress: float
@@ -66,12 +68,13 @@ class Plan:
 
 def grouped_batch(groups: Sequence[tuple[int, float]], batch: int, step: int, seed: int) -> torch.Tensor:
     """Indices [batch] of step `step`: each group gives its share, drawn from a chain of permutations of its own."""
-    out, first, left, shares = [], 0, batch, 1.0
+    out, first, left, shares = [], 0, batch, sum(share for items, share in groups if items)
     for number, (items, share) in enumerate(groups):
-        take = round(left * share / shares) if shares > 1e-9 else 0
-        if items and take:
+        if items and share:
+            take = round(left * share / shares)
             out.append(first + batch_indices(items, take, step, seed * 31 + number))
-        first, left, shares = first + items, left - take, shares - share
+            left, shares = left - take, shares - share
+        first += items
     return torch.cat(out)
 
 
@@ -121,7 +124,7 @@ def fit(
     for step in range(done, plan.steps):
         for group in optimizer.param_groups:
             group["lr"] = plan.lr * _schedule(plan, step)
-        index = grouped_batch(task.groups, plan.batch, step, plan.seed)[rank::world]
+        index = grouped_batch(task.groups(step / plan.steps), plan.batch, step, plan.seed)[rank::world]
         generator = torch.Generator().manual_seed((plan.seed * 1_000_003 + step) * 64 + rank)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=low):
             loss = task.loss(trained, index, generator, step / plan.steps)
@@ -132,13 +135,14 @@ def fit(
         optimizer.step()
         if average is not None:
             _average(average, model, min(plan.ema, (step + 1) / (step + 10)))
-        if (step + 1) % say_every == 0 or step + 1 == plan.steps:
+        save = checkpoint is not None and (step + 1) % plan.checkpoint_every == 0 and step + 1 < plan.steps
+        if save or (step + 1) % say_every == 0 or step + 1 == plan.steps:
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise FloatingPointError(f"loss is {value} at step {step + 1}: lower lr={plan.lr}")
             if on_step:
                 on_step(step + 1, value)
-        if checkpoint and rank == 0 and (step + 1) % plan.checkpoint_every == 0 and step + 1 < plan.steps:
+        if checkpoint and save and rank == 0:
             _save(checkpoint, model, average, optimizer, step + 1)
     return (average if average is not None else model).eval()
 

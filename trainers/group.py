@@ -183,6 +183,6 @@ def training_bar(title: str, steps: int) -> Iterator[Callable[[int, int, float],
         TextColumn("loss {task.fields[loss]:.4f}"),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=steps, loss=float("nan"))
+        task = bar.add_task(title, total=steps, loss=0.0)
         yield lambda done, total, loss: bar.update(task, completed=done, loss=loss)
         bar.update(task, completed=steps)

@@ -85,7 +85,9 @@ def run_job(
         task = ACSMTask(
             acsm, data, size, settings["augment"], device,
             rigid=float(settings["rigid"]), weight=float(settings["keypoint_weight"]),
+            robust=float(settings["robust"]),
             labels=labels, label_share=settings["label_share"],
+            labels_from=float(settings["labels_from"]),
         )  # fmt: skip
     plan = Plan(seed=int(job["seed"]), **settings["plan"])
     note = None if on_step is None else (lambda step, loss: on_step(step, plan.steps, loss))
@@ -122,6 +124,7 @@ def _crop_data(lake: Lake, job: Mapping[str, Any]) -> Instances:
         tables = ("instances", "pseudo_labels", "selections")
         made = {t: lake.dataset(t, job["category"], pseudo[t]["identity"], pseudo[t]["slot"]) for t in tables}
         chosen = load_pseudo_labelled(made["instances"], made["pseudo_labels"], made["selections"], size)
+        chosen.keypoints[chosen.keypoints[..., 2] < float(job["settings"]["min_confidence"])] = 0
         data = concatenate(data, chosen)
     return data
 

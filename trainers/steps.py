@@ -38,6 +38,7 @@ class CropTask:
         image_size: S, the network's input.
         labels: the first so many instances are labelled, the others pseudo-labelled.
         label_share: share of each batch that is drawn from the labels; None: all instances alike.
+        labels_from: from this share of the steps on, batches hold labels alone.
         augment: `rotate` degrees, `zoom` and `shift` fractions, `flip` probability, `colour` strength.
     """
 
@@ -50,14 +51,19 @@ class CropTask:
         device: str,
         labels: int | None = None,
         label_share: float | None = None,
+        labels_from: float = 1.0,
     ) -> None:
         self.model, self.image_size, self.augment = model, image_size, augment
-        self.groups: Sequence[tuple[int, float]] = [(len(data), 1.0)]
-        if label_share is not None and labels is not None and labels < len(data):
-            self.groups = [(labels, label_share), (len(data) - labels, 1 - label_share)]
+        self.items, self.labels, self.labels_from = len(data), len(data) if labels is None else labels, labels_from
+        self.label_share = self.labels / max(1, self.items) if label_share is None else label_share
         self.crops = torch.from_numpy(data.crops).to(device)
         self.keypoints = torch.from_numpy(data.keypoints).to(device)
         self.flip = torch.tensor(QUADRUPED.flip, device=device)
+
+    def groups(self, progress: float) -> Sequence[tuple[int, float]]:
+        if self.labels == self.items or progress >= self.labels_from:
+            return [(self.labels, 1.0)]
+        return [(self.labels, self.label_share), (self.items - self.labels, 1 - self.label_share)]
 
     def batch(self, index: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Augmented images [B,3,S,S], keypoints [B,K,2] in the network's frame and weights [B,K]."""
@@ -96,14 +102,14 @@ class PoseTask(CropTask):
 class ACSMTask(CropTask):
     """Keypoint reprojection; the template stays rigid for the first `rigid` share of the steps."""
 
-    def __init__(self, *args: Any, rigid: float, weight: float, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, rigid: float, weight: float, robust: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.rigid, self.weight = rigid, weight
+        self.rigid, self.weight, self.robust = rigid, weight, robust
 
     def loss(self, model: nn.Module, index: torch.Tensor, generator: torch.Generator, progress: float) -> torch.Tensor:
         images, points, weight = self.batch(index, generator)
         out = model(images, articulate=progress >= self.rigid, mesh=False)
-        return self.weight * keypoint_loss(out.keypoints, points, weight, out.prob)
+        return self.weight * keypoint_loss(out.keypoints, points, weight, out.prob, self.robust)
 
 
 class DetectorTask:
@@ -118,8 +124,10 @@ class DetectorTask:
         self, model: nn.Module, photos: np.ndarray, boxes: list[np.ndarray], augment: Mapping[str, float], device: str
     ) -> None:
         self.model, self.augment, self.boxes = model, augment, boxes
-        self.groups: Sequence[tuple[int, float]] = [(len(photos), 1.0)]
         self.photos = torch.from_numpy(photos).to(device)
+
+    def groups(self, progress: float) -> Sequence[tuple[int, float]]:
+        return [(len(self.photos), 1.0)]
 
     def loss(self, model: nn.Module, index: torch.Tensor, generator: torch.Generator, progress: float) -> torch.Tensor:
         photos = self.photos[index.to(self.photos.device)]
