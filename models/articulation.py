@@ -26,7 +26,7 @@ def part_transforms(axes: Tensor, angles: Tensor, pivots: Tensor, parents: Seque
     """Each part turned about its own axis at its own pivot, then carried by its ancestors.
 
     T_p = T_parent(p) L_p with L_p x = R(axis_p, angle_p) (x - pivot_p) + pivot_p: own rotation first, the root
-    last. (animals3d applies the ancestors root first, METHOD 6.3, which is no kinematic chain.)
+    last. (animals3d applies the ancestors root first, geom_utils.py:259-307, which is no kinematic chain.)
 
     Args:
         axes: [P, 3] or [..., P, 3] rotation axes in the bind pose; their length does not matter.

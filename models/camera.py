@@ -50,7 +50,9 @@ def axis_angle_to_quat(axis: Tensor, angle: Tensor) -> Tensor:
 
 
 def project(camera: Tensor, points: Tensor) -> Tensor:
-    """Weak perspective: x, y = s (R X)_xy + t, and depth z = s (R X)_z (METHOD 6.2 without its constant offset).
+    """Weak perspective: x, y = s (R X)_xy + t, and depth z = s (R X)_z.
+
+    As animals3d geom_utils.py:223-236, without its depth offset.
 
     Args:
         camera: [..., 7] (s, tx, ty, wxyz quaternion), in the units wanted for x and y.

@@ -46,7 +46,7 @@ def pck(
 def auc_06_10(pred: ArrayLike, target: ArrayLike, visible: ArrayLike, size: ArrayLike) -> float:
     """Mean PCK at .06 .07 .08 .09 .10 in percent; arguments and errors as in `pck`.
 
-    The reference calls this mean of five numbers "AUC" (METHOD 7).
+    The reference calls this mean of five numbers "AUC".
     """
     return float(pck(pred, target, visible, size, AUC_THRESHOLDS).mean())
 

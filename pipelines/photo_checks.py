@@ -59,7 +59,7 @@ def check_photo(data: bytes, max_pixels: int) -> Verdict:
 def dhash(grey: np.ndarray) -> int:
     """Difference hash of a grey image [H,W] uint8: 9x8 pixels, bit i (row-major) set where the right pixel is brighter.
 
-    Source: METHOD of the reference's deduplication (cv2.resize to 9x8, horizontally adjacent pixels).
+    Source: the reference's deduplication, animals3d prepare_data/download_images.py (9x8, adjacent pixels).
     """
     small = cv2.resize(grey, (9, 8))
     bits = (small[:, 1:] > small[:, :-1]).ravel()

@@ -77,7 +77,7 @@ def test_networks_answer_at_a_quarter_of_the_resolution(size: int) -> None:
 
 
 def test_published_pose_net_has_the_published_size() -> None:
-    # METHOD 4.1: trunk 11.18 M and head 4.20 M.
+    # SimpleBaselines with ResNet-18: trunk 11.18 M and head 4.20 M.
     count = sum(p.numel() for p in PoseNet(16, 18).parameters())
     head = 512 * 256 * 16 + 2 * 256 * 256 * 16 + 3 * 2 * 256 + 256 * 16 + 16
     assert count == 11_176_512 + head

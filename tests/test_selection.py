@@ -1,4 +1,4 @@
-"""Selection against values computed by hand from METHOD's formulas."""
+"""Selection against values computed by hand from the reference's formulas."""
 
 from __future__ import annotations
 
