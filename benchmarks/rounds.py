@@ -143,9 +143,10 @@ def inferred(
     ids = {n: weights_digest(models[n]) for n in ("pose", "aux", "acsm")}
     identity = {"models": ids, "instances": instances.fingerprint}
     out = lake.dataset("pseudo_labels", category, identity, slot=f"round={number}")
-    size = int(lake.files.read_json(models["pose"].removeprefix(lake.uri + "/").rsplit("/", 1)[0] + "/model.json")
-               ["job"]["settings"]["image_size"])  # fmt: skip
-    worker = KeypointWorker(instances, out, dict(models) | {"detector": None}, ids, number, size, before)
+    notes: Any = load_checkpoint(models["pose"]).notes
+    size = int(notes["job"]["settings"]["image_size"])
+    used = {n: models[n] for n in ids}
+    worker = KeypointWorker(instances, out, dict(used), dict(ids), number, size, before)
     for part in instances.manifests().keys() - out.manifests().keys():
         worker(part, None)
     return out

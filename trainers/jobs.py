@@ -67,7 +67,7 @@ def run_job(
     path = f"{lake.uri}/{folder}/model.safetensors"
     known = lake.files.read_json(f"{folder}/model.json")
     if known:
-        return known
+        return {**known, "model": path}  # the lake may have moved since
 
     torch.manual_seed(int(job["seed"]))
     size = int(settings["image_size"])
