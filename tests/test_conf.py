@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,7 +53,8 @@ def test_entry_composes_and_has_the_shared_keys(entry: str) -> None:
 
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_entry_is_a_command_and_a_document(entry: str) -> None:
-    found = [room for room in ("pipelines", "trainers") if importlib.util.find_spec(f"{room}.{entry}")]
+    sources = {room: CONF.parent / room / f"{entry}.py" for room in ("pipelines", "trainers")}
+    found = [r for r, p in sources.items() if p.exists() and f'@command("{entry}")' in p.read_text(encoding="utf-8")]
     assert len(found) == 1, f"conf/{entry}.yaml needs one module pipelines.{entry} or trainers.{entry}"
     header = header_of(entry)
     assert len(header) >= 2, f"conf/{entry}.yaml: the header says what it does, how to launch it, what to override"
