@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -49,8 +50,11 @@ def weights_digest(path: str) -> str:
 
 
 def _file(path: str) -> bytes:
-    folder, _, name = path.rpartition("/")
-    data = Files(folder or ".").read(name)
+    folder, _, name = str(path).rpartition("/")
+    try:
+        data = Files(folder or ".").read(name)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError("checkpoint", path, f"cannot be read ({str(error).splitlines()[0]})") from error
     if data is None:
         raise InputError("checkpoint", path, "no such file")
     return data

@@ -62,3 +62,7 @@ def _usage(known: dict[str, str]) -> str:
         "wildshape <command> --cfg job   print the command's configuration\n"
         "wildshape <command> --help      its keys and Hydra's own options\n"
     )
+
+
+if __name__ == "__main__":
+    main()

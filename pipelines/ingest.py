@@ -38,6 +38,8 @@ def ingest(
         raise InputError("split", split, f"use one of {', '.join(SPLITS)}")
     if source["format"] != "coco":
         raise InputError("source.format", source["format"], "use coco")
+    if not source["path"]:
+        raise InputError("source.path", source["path"], "name the annotation file")
     path = os.path.abspath(source["path"])
     folder = os.path.abspath(source["images"] or os.path.dirname(path))
     photos = read_coco(path, folder)

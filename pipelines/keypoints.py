@@ -16,8 +16,8 @@ def main(cfg: Any) -> None:
 
     from pipelines.model_files import pick_model
 
-    if cfg.round < 0:
-        raise InputError("round", cfg.round, "use 0 or more")
+    if type(cfg.round) is not int or cfg.round < 0:
+        raise InputError("round", cfg.round, "must be a whole number, 0 or more")
     lake = Lake(cfg.lake)
     instances = lake.latest("instances", cfg.category, cfg.instances)
     pose = pick_model(lake, "pose", cfg.category, cfg.pose, "pose")

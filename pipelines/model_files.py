@@ -15,6 +15,8 @@ def newest_models(lake: Lake, kind: str, category: str) -> list[dict[str, Any]]:
     found = [i for i in lake.files.fs.get_file_info(selector) if i.base_name == "model.json"]
     found.sort(key=lambda i: (i.mtime, i.path), reverse=True)
     models = [lake.files.read_json(f"models/{kind}/{i.path.split('/')[-2]}/model.json") for i in found]
+    for m in models:  # where the lake lies now, which may not be where the model was trained
+        m["model"] = f"{lake.uri}/models/{kind}/{m['model_id']}/model.safetensors"
     return [m for m in models if m["job"]["category"] == category]
 
 

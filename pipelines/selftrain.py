@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from tables import InputError, Lake
@@ -24,16 +25,26 @@ def check(cfg: Any) -> None:
     from pipelines.detect import check_detector
     from selection import check as check_selection
 
-    if not isinstance(cfg.rounds, int) or cfg.rounds < 0:
+    if type(cfg.rounds) is not int or cfg.rounds < 0:
         raise InputError("rounds", cfg.rounds, "must be a whole number, 0 or more")
-    if not str(cfg.run) or "/" in str(cfg.run):
-        raise InputError("run", cfg.run, "must be a name without '/'")
+    if not re.fullmatch(r"[\w-][\w.-]*", str(cfg.run or "")):
+        raise InputError("run", cfg.run, "must be a name of letters, digits, '_', '-' and '.'")
+    for key in ("actors", "threads"):
+        if type(cfg.resources[key]) is not int or cfg.resources[key] < 1:
+            raise InputError(f"resources.{key}", cfg.resources[key], "must be a whole number, 1 or more")
+    if type(cfg.stop.patience) is not int or cfg.stop.patience < 0:
+        raise InputError("stop.patience", cfg.stop.patience, "must be a whole number, 0 or more")
+    lake = Lake(cfg.lake)
     check_selection(cfg.criterion, cfg.top_n)
     if cfg.criterion == "oracle":
         raise InputError("criterion", cfg.criterion, "needs the truth, which training may not see: diagnostics only")
     check_detector(cfg.detector)
     if cfg.train.acsm.start not in ("pose", "none"):
         raise InputError("train.acsm.start", cfg.train.acsm.start, "use pose or none")
+    from trainers.jobs import check_settings
+
+    for name in ("detector", "pose", "aux", "acsm"):
+        check_settings(name, cfg.train[name])
     if cfg.template is None:
         if cfg.category != cfg.sandbox.category:
             fix = f"give {cfg.category}'s template file, or leave category={cfg.sandbox.category} for the sandbox"
@@ -42,7 +53,6 @@ def check(cfg: Any) -> None:
             raise InputError("source.path", cfg.source.path, "goes with a template of your own: set template too")
         return
     check_template(cfg.template)
-    lake = Lake(cfg.lake)
     lake.datasets("labels", cfg.category)
     if cfg.source.path is None:
         lake.latest("photos", cfg.category)

@@ -275,8 +275,17 @@ def join_rows(left: pa.Table, right: pa.Table, on: str) -> pa.Table:
 class Lake:
     """The folder or bucket that holds the tables, the models and the runs."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str | None) -> None:
+        """Raises InputError where `uri` names no folder and no filesystem that pyarrow knows."""
+        if not uri:
+            raise InputError("lake", uri, "name a folder or a URI that pyarrow.fs knows")
         self.files = Files(str(uri))
+        if "://" not in self.files.uri and os.path.exists(self.files.uri) and not os.path.isdir(self.files.uri):
+            raise InputError("lake", uri, "is a file: name a folder")
+        try:
+            self.files.fs  # noqa: B018 - opens the filesystem
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InputError("lake", uri, f"cannot be opened ({str(error).splitlines()[0]})") from error
 
     @property
     def uri(self) -> str:

@@ -19,11 +19,13 @@ def train_command(cfg: Any, name: str, **extra: Any) -> dict[str, Any]:
     from tables import Lake
     from trainers.cluster import connect
     from trainers.group import TrainGroup, training_bar
+    from trainers.jobs import check_settings
 
     lake = Lake(cfg.lake)
     lake.datasets("labels", cfg.category)
     settings: Any = OmegaConf.to_container(cfg.train[name], resolve=True)
     settings.pop("start", None)
+    check_settings(name, settings)
     kind = "pose" if name == "aux" else name
     job: dict[str, Any] = {"kind": kind, "lake": lake.uri, "category": cfg.category, "settings": settings}
     job |= {"seed": int(cfg.seed), **extra}

@@ -16,6 +16,7 @@ import torch
 from models.acsm import ACSM
 from models.checkpoint import checkpoint_bytes, load_checkpoint, weights_digest
 from models.heatmap import Detector, PoseNet
+from models.resnet import BLOCKS
 from models.template import Template
 from tables import InputError, Lake, fingerprint
 from trainers.data import Instances, concatenate, load_labelled, load_pseudo_labelled
@@ -101,6 +102,26 @@ def run_job(
         lake.files.write_json(f"{folder}/model.json", known)
         _forget(lake, f"{folder}/checkpoint.pt")
     return known
+
+
+def check_settings(name: str, settings: Mapping[str, Any]) -> None:
+    """Refuse a section of the `train` config that cannot be trained, before workers start.
+
+    Raises:
+        InputError: naming the key, its value and the fix.
+    """
+    plan, size, depth = settings["plan"], settings["image_size"], settings["net"]["depth"]
+    for key in ("steps", "batch", "checkpoint_every"):
+        if type(plan[key]) is not int or plan[key] < 1:
+            raise InputError(f"train.{name}.plan.{key}", plan[key], "must be a whole number, 1 or more")
+    if plan["schedule"] not in ("cosine", "constant"):
+        raise InputError(f"train.{name}.plan.schedule", plan["schedule"], "use cosine or constant")
+    if plan["precision"] not in ("auto", "float32", "bfloat16"):
+        raise InputError(f"train.{name}.plan.precision", plan["precision"], "use auto, float32 or bfloat16")
+    if type(size) is not int or size < 64 or size % 32:
+        raise InputError(f"train.{name}.image_size", size, "must be a multiple of 32, at least 64")
+    if depth not in BLOCKS:
+        raise InputError(f"train.{name}.net.depth", depth, f"use one of {', '.join(map(str, sorted(BLOCKS)))}")
 
 
 def start_trunk(acsm: ACSM, path: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tables import InputError, Lake
@@ -14,8 +14,11 @@ from trainers.app import command
 def main(cfg: Any) -> None:
     from selection import check
 
-    if not cfg.criterion or not cfg.top_n:
-        raise InputError("criterion", cfg.criterion, "give at least one criterion and one top_n")
+    for key in ("criterion", "top_n"):
+        if not isinstance(cfg[key], Sequence) or isinstance(cfg[key], str) or not cfg[key]:
+            raise InputError(key, cfg[key], f"give a list, say '{key}=[...]'")
+    if "oracle" in cfg.criterion:
+        raise InputError("criterion", "oracle", "needs the truth, which training may not see: diagnostics only")
     for criterion in cfg.criterion:
         for top_n in cfg.top_n:
             check(criterion, top_n)
