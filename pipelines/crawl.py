@@ -56,6 +56,12 @@ def crawl(
             raise InputError("source.path", options.path, _nothing(options, counts))
         dataset = open_dataset(lake, category, options, limits.identity())
         lake.files.write_json(f"{dataset.path}/_rejects.json", {"rejected": found.rejected, "rows": found.rejects})
+        if dataset.finished() is None:
+            # An interrupted crawl: where no host could be reached, it was the network (or, with the driver, the
+            # sandbox's origin) that was gone, not the photos. Such blocks are fetched again, whole.
+            for part, manifest in dataset.manifests().items():
+                if manifest["refused"]:
+                    dataset.forget(part)
         todo = sorted(_todo(dataset, found.rows, limits.retry_failed), key=lambda r: r["photo_id"])
         units = dict(_blocks(todo, limits.block, _generation(dataset) if limits.retry_failed else ""))
         ids = sorted(r["photo_id"] for r in found.rows)
@@ -97,7 +103,8 @@ class FetchBlock:
         import pyarrow as pa
 
         rows = self.fetcher.fetch(payload)
-        self.dataset.write(part, pa.Table.from_pylist(rows, schema("photos")), schema("photos"))
+        refused = sum((r["error"] or "").startswith("ClientConnectorError:") for r in rows)
+        self.dataset.write(part, pa.Table.from_pylist(rows, schema("photos")), schema("photos"), refused=refused)
         return Counter(r["status"] for r in rows)
 
 

@@ -32,6 +32,10 @@ from tables.schemas import KEYS, TABLES
 VOLATILE = {"photos": {"url", "final_url", "attempts", "ms", "error", "bytes"}, "instances": {"crop"}}
 
 
+# What pyarrow.fs.FileSystem.from_uri opens.
+SCHEMES = ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
+
+
 class Files:
     """A root folder on any pyarrow filesystem, with atomic writes."""
 
@@ -151,6 +155,10 @@ class Dataset:
         sink = pa.BufferOutputStream()
         pq.write_table(rows, sink)
         self.files.write(f"{self.path}/_overlay.parquet", sink.getvalue().to_pybytes())
+
+    def forget(self, part: str) -> None:
+        """Take back a committed part, so that it is made again."""
+        self.files.fs.delete_file(self.files.full(f"{self.path}/_manifests/{part}.json"))
 
     def _describe(self) -> None:
         if not self.files.exists(f"{self.path}/_dataset.json"):
@@ -282,10 +290,9 @@ class Lake:
         self.files = Files(str(uri))
         if "://" not in self.files.uri and os.path.exists(self.files.uri) and not os.path.isdir(self.files.uri):
             raise InputError("lake", uri, "is a file: name a folder")
-        try:
-            self.files.fs  # noqa: B018 - opens the filesystem
-        except (pa.ArrowInvalid, OSError) as error:
-            raise InputError("lake", uri, f"cannot be opened ({str(error).splitlines()[0]})") from error
+        scheme = self.files.uri.partition("://")[0] if "://" in self.files.uri else "file"
+        if scheme not in SCHEMES:
+            raise InputError("lake", uri, f"no filesystem of that name: use a folder or one of {', '.join(SCHEMES)}")
 
     @property
     def uri(self) -> str:
