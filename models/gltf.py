@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from models.template import write_atomically
-from tables import InputError
+from tables import InputError, write_atomically
 
 _MAGIC, _JSON, _BIN = 0x46546C67, 0x4E4F534A, 0x004E4942
 _TYPES = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}

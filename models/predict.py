@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from models.acsm import ACSM
-from models.crops import SEEN, STORED, affine, apply_affine, sample, to_photo
+from models.crops import affine, apply_affine, sample, stored_to_seen, to_photo
 from models.heatmap import PoseNet, decode
 
 # Zoom and rotation (degrees) of the reference's seven views, in its order (animals3d pose/generate_pl_mt.py).
@@ -28,7 +28,7 @@ def predict_pose(
     device = next(net.parameters()).device
     matrix = affine(len(crops), zoom, math.radians(angle), device=device)
     joints = decode(net(sample(torch.from_numpy(crops).to(device), matrix, image_size)))
-    points = apply_affine(matrix, joints[..., :2]) * (STORED / SEEN)
+    points = stored_to_seen(apply_affine(matrix, joints[..., :2]))
     return torch.cat([points, joints[..., 2:]], -1)
 
 

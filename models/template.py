@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tables import InputError
+from tables import InputError, write_atomically
 
 FORMAT = "wildshape-template-1"
 _ARRAYS = {
@@ -142,22 +141,6 @@ class Template:
 
     def __hash__(self) -> int:
         return hash(self.digest)
-
-
-def write_atomically(path: str, data: bytes) -> None:
-    """Write a local file whole or not at all; its folder is made if need be."""
-    path = os.path.abspath(path)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    scratch = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
-    try:
-        with open(scratch, "wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(scratch, path)
-    finally:
-        if os.path.exists(scratch):
-            os.unlink(scratch)
 
 
 def normalise(vertices: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:

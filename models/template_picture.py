@@ -9,7 +9,8 @@ import torch
 
 from models.articulation import part_transforms, skin
 from models.raster import Raster, rasterize
-from models.template import Template, write_atomically
+from models.template import Template
+from tables import write_atomically
 
 PANEL = (660, 560)  # width, height of a view
 LEGEND = 64

@@ -27,7 +27,7 @@ def main(cfg: Any) -> None:
     number = find_selection(record, cfg.round)
     if cfg.what == "coco":
         coco = to_coco(record, number, float(cfg.min_confidence), cfg.images)
-        from models.template import write_atomically
+        from tables import write_atomically
 
         write_atomically(cfg.out, json.dumps(coco).encode())
         said = f"{len(coco['annotations'])} animals in {len(coco['images'])} photos: {cfg.out}"
@@ -82,8 +82,8 @@ def to_coco(record: RunRecord, number: int, min_confidence: float = 0.0, images:
     """
     import numpy as np
 
-    from models.template import write_atomically
     from pipelines.run_record import rows_of
+    from tables import write_atomically
 
     chosen, pseudo, instances = (_held(record, t, number) for t in ("selections", "pseudo_labels", "instances"))
     picked = {r["instance_id"]: r for r in chosen.read().to_pylist() if r["selected"]}

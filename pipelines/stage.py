@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from tables import Dataset
@@ -136,10 +136,3 @@ def progress(rows: Iterator[dict[str, Any]], name: str, total: int) -> Iterator[
 def parts_as_units(source: Dataset, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """One unit per committed part of the input: the same batches however often the stage is interrupted."""
     return {part: {"part": part, **(extra or {})} for part in source.manifests()}
-
-
-def blocks_as_units(ids: Sequence[str], size: int) -> Iterator[list[str]]:
-    """Consecutive blocks of sorted ids. Taking whole blocks away leaves the other blocks as they were."""
-    ordered = sorted(ids)
-    for start in range(0, len(ordered), size):
-        yield ordered[start : start + size]

@@ -13,9 +13,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from models.template import Template, normalise, write_atomically
+from models.template import Template, normalise
 from sandbox.surface import Bone, graded, mirrored, smooth_union, surface_nets
-from tables import QUADRUPED
+from tables import QUADRUPED, write_atomically
 
 Point = tuple[float, float, float]
 Knots = tuple[tuple[float, float], ...]

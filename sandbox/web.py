@@ -14,11 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models.template import write_atomically
 from sandbox import yfcc
 from sandbox.lens import jpeg
 from sandbox.shots import Taken
-from tables import QUADRUPED, to_column
+from tables import QUADRUPED, to_column, write_atomically
 
 HOST = yfcc.HOST
 PLACEHOLDER = "photo_unavailable.png"

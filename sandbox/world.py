@@ -21,11 +21,10 @@ from typing import Any
 
 import models
 import sandbox
-from models.template import write_atomically
 from sandbox import web
 from sandbox.labelled import SPLITS, coco
 from sandbox.shots import Shot, shoot, single_thread
-from tables import InputError, fingerprint
+from tables import InputError, fingerprint, write_atomically
 
 # The modules that decide what a world looks like: a change in any of them is another world.
 GEOMETRY = ("articulation", "camera", "raster")

@@ -7,7 +7,6 @@ A dataset's name is the fingerprint of what it was made from: another config is 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import uuid
@@ -34,6 +33,22 @@ VOLATILE = {"photos": {"url", "final_url", "attempts", "ms", "error", "bytes"}, 
 
 # What pyarrow.fs.FileSystem.from_uri opens.
 SCHEMES = ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
+
+
+def write_atomically(path: str, data: bytes) -> None:
+    """Write a local file whole or not at all; its folder is made if need be."""
+    path = os.path.abspath(path)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    scratch = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        with open(scratch, "wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(scratch, path)
+    finally:
+        if os.path.exists(scratch):
+            os.unlink(scratch)
 
 
 class Files:
@@ -64,18 +79,7 @@ class Files:
             with self.fs.open_output_stream(target) as out:
                 out.write(data)
             return
-        self.fs.create_dir(os.path.dirname(target), recursive=True)
-        scratch = f"{target}.{uuid.uuid4().hex[:8]}.tmp"
-        try:
-            with open(scratch, "wb") as out:
-                out.write(data)
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(scratch, target)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(scratch)
-            raise
+        write_atomically(target, data)
 
     def read(self, path: str) -> bytes | None:
         """The file's bytes, or None if there is no such file."""

@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 
 from models.acsm import ACSM
@@ -52,14 +51,17 @@ def run_job(
     """
     lake = Lake(job["lake"])
     settings = job["settings"]
-    data = _detector_data(lake, job) if job["kind"] == "detector" else _crop_data(lake, job)
-    items = len(data[0]) if isinstance(data, tuple) else len(data)
-    labels = items if job.get("pseudo") is None else len(load_labelled(lake, job["category"], "train", 32))
+    if job["kind"] == "detector":
+        photos, boxes, digest = labelled_photos(lake, job["category"], "train", int(settings["image_size"]))
+        items = len(photos)
+    else:
+        data, labels = _crop_data(lake, job)
+        items, digest = len(data), data.digest
     if not items:
         raise InputError("split", "train", f"no training labels of `{job['category']}` in {lake.uri}")
     identity = {k: job.get(k) for k in ("kind", "settings", "seed")}
     identity["start_from"] = weights_digest(job["start_from"]) if job.get("start_from") else None
-    identity["data"] = data[2] if isinstance(data, tuple) else data.digest
+    identity["data"] = digest
     if job["kind"] == "acsm":
         template = Template.load(job["template"])
         identity["template"] = template.digest
@@ -75,7 +77,6 @@ def run_job(
     net = {k: settings["net"][k] for k in settings["net"]}
     task: Task
     if job["kind"] == "detector":
-        photos, boxes, _ = data  # type: ignore[misc]
         task = DetectorTask(Detector(**net), photos, boxes, settings["augment"], device)
     elif job["kind"] == "pose":
         task = PoseTask(PoseNet(**net), data, size, settings["augment"], device, sigma=float(settings["sigma"]))
@@ -137,9 +138,11 @@ def start_trunk(acsm: ACSM, path: str) -> None:
         raise InputError("start_from", path, "its trunk differs in depth or width from train.acsm.net") from error
 
 
-def _crop_data(lake: Lake, job: Mapping[str, Any]) -> Instances:
+def _crop_data(lake: Lake, job: Mapping[str, Any]) -> tuple[Instances, int]:
+    """What a crop network trains on, labels first, and how many of them are labels."""
     size = int(job["settings"]["image_size"])
     data = load_labelled(lake, job["category"], "train", size)
+    labels = len(data)
     pseudo = job.get("pseudo")
     if pseudo:
         tables = ("instances", "pseudo_labels", "selections")
@@ -147,11 +150,7 @@ def _crop_data(lake: Lake, job: Mapping[str, Any]) -> Instances:
         chosen = load_pseudo_labelled(made["instances"], made["pseudo_labels"], made["selections"], size)
         chosen.keypoints[chosen.keypoints[..., 2] < float(job["settings"]["min_confidence"])] = 0
         data = concatenate(data, chosen)
-    return data
-
-
-def _detector_data(lake: Lake, job: Mapping[str, Any]) -> tuple[np.ndarray, list[np.ndarray], str]:
-    return labelled_photos(lake, job["category"], "train", int(job["settings"]["image_size"]))
+    return data, labels
 
 
 def _evaluate(job: Mapping[str, Any], lake: Lake, model: Any) -> dict[str, Any]:
