@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from tables import Dataset
@@ -54,6 +54,8 @@ def run_stage(
     resources: Any,
     input_state: str,
     finish: bool = True,
+    at_once: int = 1,
+    show: Callable[[Iterator[dict[str, Any]]], Iterator[dict[str, Any]]] | None = None,
 ) -> Counter[str]:
     """Do the units that are not committed yet, then mark the dataset finished for this input.
 
@@ -64,6 +66,8 @@ def run_stage(
         resources: the `resources` section of the config.
         input_state: what the units were made from; the same state and finished means nothing to do.
         finish: write the finished marker here; False where the caller has more to commit first.
+        at_once: units in work at once in one actor, each in a thread of its own.
+        show: passes the stage's rows on and shows how far it is; None counts units.
 
     Returns:
         The counts the workers gave, summed over this run, with `units`, `units_skipped` and `units_lost`.
@@ -77,7 +81,8 @@ def run_stage(
     errors: list[str] = []
     if todo:
         with connect(resources):
-            for row in progress(_stream(todo, worker, args, resources), output.table, len(todo)):
+            rows = _stream(todo, worker, args, resources, at_once)
+            for row in show(rows) if show else progress(rows, output.table, len(todo)):
                 totals.update(json.loads(row["counts"]))
                 if row["error"]:
                     errors.append(f"{row['part']}: {row['error']}")
@@ -90,7 +95,7 @@ def run_stage(
 
 
 def _stream(
-    todo: Mapping[str, Any], worker: type[Worker], args: Mapping[str, Any], resources: Any
+    todo: Mapping[str, Any], worker: type[Worker], args: Mapping[str, Any], resources: Any, at_once: int
 ) -> Iterator[dict[str, Any]]:
     import ray
 
@@ -102,7 +107,9 @@ def _stream(
             _Actor,
             fn_constructor_kwargs={"factory": worker, "args": dict(args), "threads": int(resources.threads)},
             batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=actors),
+            compute=ray.data.ActorPoolStrategy(
+                size=actors, max_concurrent_calls_per_actor=at_once, enable_true_multi_threading=at_once > 1
+            ),
             num_cpus=resources.cpus,
             num_gpus=resources.gpus or None,
         )

@@ -139,7 +139,14 @@ class Dataset:
         """
         rows = rows.select(schema.names).cast(schema)
         sink = pa.BufferOutputStream()
-        pq.write_table(to_disk(rows, schema), sink, compression="zstd", row_group_size=1024)
+        # JPEGs do not get smaller: to look for repeats in them would be most of the work of a write.
+        images = {f.name for f in schema if pa.types.is_binary(f.type)}
+        on_disk = to_disk(rows, schema)
+        plain = [leaf for leaf in _leaves(on_disk.schema) if leaf not in images]
+        codecs = dict.fromkeys(plain, "zstd") | dict.fromkeys(images, "none")
+        pq.write_table(
+            on_disk, sink, compression=codecs, use_dictionary=plain, write_statistics=plain, row_group_size=1024
+        )
         name = f"{part}-{uuid.uuid4().hex[:8]}.parquet"
         self._describe()
         self.files.write(f"{self.path}/{name}", sink.getvalue().to_pybytes())
@@ -180,11 +187,16 @@ class Dataset:
 
     # -- reading ----------------------------------------------------------------------------------------------
 
-    def manifests(self) -> dict[str, dict[str, Any]]:
-        """Committed parts by name, in name order."""
+    def parts(self, prefix: str = "") -> list[str]:
+        """Names of the committed parts that begin with `prefix`, in order."""
         names = self.files.names(f"{self.path}/_manifests", ".json")
+        return [n.removesuffix(".json") for n in names if n.startswith(prefix)]
+
+    def manifests(self, parts: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
+        """Manifests of committed parts by name, in name order; of these parts only, if given."""
+        names = self.parts() if parts is None else list(parts)
         with ThreadPoolExecutor(16) as pool:
-            found = pool.map(lambda n: self.files.read_json(f"{self.path}/_manifests/{n}"), names)
+            found = pool.map(lambda n: self.files.read_json(f"{self.path}/_manifests/{n}.json"), names)
         return {m["part"]: m for m in found if m}
 
     def state(self) -> str:
@@ -214,9 +226,8 @@ class Dataset:
         Raises:
             InputError: nothing is committed.
         """
-        manifests = self.manifests()
-        chosen = list(manifests) if parts is None else list(parts)
-        if not chosen:
+        manifests = self.manifests(parts)
+        if not manifests:
             raise InputError(self.table, self.category, f"nothing is committed in {self.files.uri}/{self.path}")
         keys = KEYS[self.table]
         order = ["status"] if self.table == "photos" else []
@@ -224,12 +235,12 @@ class Dataset:
         tables = [
             from_disk(
                 pq.read_table(
-                    self.files.full(f"{self.path}/{manifests[p]['file']}"),
+                    self.files.full(f"{self.path}/{manifest['file']}"),
                     columns=want, filesystem=self.files.fs, partitioning=None,
                 ),
-                manifests[p]["widths"],
+                manifest["widths"],
             )
-            for p in chosen
+            for manifest in manifests.values()
         ]  # fmt: skip
         rows = self._apply_overlay(unique_rows(pa.concat_tables(tables), keys))
         return rows if columns is None else rows.select(list(columns))
@@ -247,6 +258,12 @@ class Dataset:
                 at = rows.column_names.index(name)
                 rows = rows.set_column(at, name, pc.if_else(pc.is_valid(where), fresh, rows[name]))
         return rows
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    """Paths of the Parquet columns of a schema of flat columns and lists of them."""
+    nested = (pa.types.is_list, pa.types.is_fixed_size_list)
+    return [f"{f.name}.list.element" if any(is_(f.type) for is_ in nested) else f.name for f in schema]
 
 
 def unique_rows(rows: pa.Table, keys: Sequence[str]) -> pa.Table:

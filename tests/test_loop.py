@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import kill_alone
 
 from tables import Lake
 
@@ -138,38 +137,6 @@ def test_mlflow_holds_runs_within_runs(undisturbed: tuple[Path, str]) -> None:
 # -- kill -9 --------------------------------------------------------------------------------------------------------
 
 
-def families() -> dict[int, int]:
-    """Process id -> parent's id of everything that runs, zombies aside."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                state, parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[:2]
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if state != "Z":
-                found[int(entry.name)] = int(parent)
-    return found
-
-
-def descendants(pid: int) -> set[int]:
-    parents = families()
-    below: set[int] = set()
-    fresh = {pid}
-    while fresh:
-        fresh = {p for p, parent in parents.items() if parent in fresh} - below
-        below |= fresh
-    return below
-
-
-def is_agent(pid: int) -> bool:
-    """Whether this is one of a node's two agents, which write logs alone and take minutes to miss their node."""
-    try:
-        return b"Agent" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
 def kill_when(folder: Path, moment: Callable[[Path], bool]) -> None:
     """Start the loop, kill its driver alone as soon as the lake shows the moment, and wait for its children to go."""
     with (folder / "killed.log").open("ab") as log:
@@ -179,17 +146,7 @@ def kill_when(folder: Path, moment: Callable[[Path], bool]) -> None:
         assert driver.poll() is None, f"ended before the moment: {(folder / 'killed.log').read_text()[-3000:]}"
         assert time.monotonic() < deadline, "the moment did not come"
         time.sleep(0.002)
-    children = descendants(driver.pid)
-    driver.send_signal(signal.SIGKILL)
-    assert driver.wait() == -signal.SIGKILL
-    while left := children & families().keys():
-        if all(is_agent(pid) for pid in left):
-            break
-        assert time.monotonic() < deadline, "Ray outlives its killed driver"
-        time.sleep(0.1)
-    for pid in left:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    kill_alone(driver)
 
 
 def begun(lake: Path, table: str) -> Iterator[Path]:
