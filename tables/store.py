@@ -323,6 +323,7 @@ class Lake:
         """The dataset made from `identity`; nothing is written until its first commit."""
         if table not in TABLES:
             raise KeyError(table)
+        check_category(category)
         return Dataset(self.files, table, category, dict(identity), slot)
 
     def datasets(self, table: str, category: str) -> list[Dataset]:
@@ -340,6 +341,7 @@ class Lake:
 
     def _all(self, table: str, category: str) -> list[Dataset]:
         """Finished datasets, newest first."""
+        check_category(category)
         base = f"{table}/category={category}"
         found = []
         for name in self.files.names(base):
@@ -376,6 +378,12 @@ class Lake:
 
     def _nothing(self, table: str, category: str) -> InputError:
         return InputError("category", category, f"lake {self.uri} has no finished `{table}` of it; {_MAKER[table]}")
+
+
+def check_category(category: Any) -> None:
+    """Raise InputError for a category that cannot be a partition's name."""
+    if not isinstance(category, str) or not category or set(category) & set("/=") or category.startswith("."):
+        raise InputError("category", category, 'a word without "/" or "="')
 
 
 _MAKER = {

@@ -336,3 +336,11 @@ def test_input_error_names_argument_value_and_fix_and_travels() -> None:
     error = pickle.loads(pickle.dumps(InputError("rounds", -1, "must be 0 or more")))
     assert str(error) == "rounds=-1: must be 0 or more"
     assert (error.argument, error.value) == ("rounds", "-1")
+
+
+@pytest.mark.parametrize("category", ["a/b", "", ".hidden", "a=b", 7, None])
+def test_a_category_is_a_partition_name(tmp_path, category):
+    lake = Lake(str(tmp_path / "lake"))
+    for use in (lambda: lake.dataset("photos", category, {}), lambda: lake.datasets("photos", category)):
+        with pytest.raises(InputError, match="category="):
+            use()
