@@ -274,7 +274,7 @@ def as_row(row: Mapping[str, str], answer: Answer, attempts: int, ms: float) -> 
         "photo_id": row["photo_id"], "url": row["url"], "status": answer.status, "error": answer.error or None,
         "http_status": answer.http_status, "final_url": answer.final_url, "attempts": attempts, "ms": ms,
         "bytes": body, "sha256": hashlib.sha256(body).hexdigest() if body else None,
-        "dhash": verdict.dhash if verdict else None, "duplicate_of": None,
+        "dhash": None, "duplicate_of": None,
         "width": verdict.width if verdict and ok else None, "height": verdict.height if verdict and ok else None,
         "license": row["license"], "author": row["author"], "page_url": row["page_url"],
     }  # fmt: skip

@@ -1,0 +1,66 @@
+"""Photos made smaller: a JPEG of chosen size, and the 64-bit difference hash that near duplicates share."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from pipelines.photo_checks import Verdict, image_kind
+
+_REDUCED = (
+    (8, cv2.IMREAD_REDUCED_COLOR_8),
+    (4, cv2.IMREAD_REDUCED_COLOR_4),
+    (2, cv2.IMREAD_REDUCED_COLOR_2),
+    (1, cv2.IMREAD_COLOR),
+)
+
+
+def resize(data: bytes, verdict: Verdict, side: int) -> tuple[bytes, int, int, int] | None:
+    """The photo as an upright JPEG whose shorter side has `side` pixels; None where it does not decode.
+
+    Nothing is enlarged: a JPEG no larger than asked keeps its bytes. A JPEG at least twice as large is decoded at 1/2,
+    1/4 or 1/8 by its inverse DCT, never below `side`, and the rest of the way goes by pixel areas.
+
+    Args:
+        verdict: what `check_photo` said of the same bytes.
+
+    Returns:
+        JPEG bytes (quality 95), width, height, dhash.
+    """
+    shorter = min(verdict.width, verdict.height)
+    flag = next(flag for times, flag in _REDUCED if times == 1 or shorter >= times * side)
+    photo = _decode(data, flag)
+    if photo is None:
+        return None
+    height, width = photo.shape[:2]
+    shrink = side / min(height, width)
+    if shrink < 1:
+        width, height = max(1, round(width * shrink)), max(1, round(height * shrink))
+        photo = cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA)
+    elif shorter <= side and image_kind(data) == "JPEG":
+        return data, width, height, _hash(photo)
+    jpeg = cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+    return jpeg, width, height, _hash(photo)
+
+
+def dhash(grey: np.ndarray) -> int:
+    """Difference hash of a grey photo [H,W] uint8: 9x8 pixels, bit i (row-major) set where the right one is brighter.
+
+    Source: the reference's deduplication, animals3d prepare_data/download_images.py (9x8, adjacent pixels); but the
+    pixels are means over areas, so that a photo and its shrunken copy agree.
+    """
+    small = cv2.resize(grey, (9, 8), interpolation=cv2.INTER_AREA)
+    bits = (small[:, 1:] > small[:, :-1]).ravel()
+    return int.from_bytes(np.packbits(bits, bitorder="little").tobytes(), "little")
+
+
+def _hash(photo: np.ndarray) -> int:
+    return dhash(cv2.cvtColor(photo, cv2.COLOR_BGR2GRAY))
+
+
+def _decode(data: bytes, flag: int) -> np.ndarray | None:
+    """BGR [H,W,3] uint8, upright."""
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+    except cv2.error:  # sizes that the decoder itself refuses
+        return None
