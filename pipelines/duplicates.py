@@ -1,49 +1,132 @@
-"""Duplicate photos: the same bytes, or difference hashes within a Hamming radius. Exact, and the same every time."""
+"""Duplicate photos: the same bytes, or difference hashes within a Hamming radius. Exact, and the same every time.
+
+Both searches name the keeper of each removed photo. Photos are columns here, so that tens of millions fit in memory.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
-from itertools import pairwise
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.near_pairs import near_pairs
+
+_MOST_PAIRS = 1 << 24  # near pairs held at once
 
 
-def find_duplicates(ids: Sequence[str], sha256: Sequence[str], dhash: Sequence[int], radius: int) -> dict[str, str]:
-    """Removed photo -> its keeper, for N photos.
-
-    Photos are taken in order of their id. One whose bytes are those of an earlier photo goes to that photo's keeper;
-    one whose hash is within `radius` bits of a keeper goes to the nearest such keeper (of equals, the smallest id);
-    every other photo is a keeper. So each removed photo is within `radius` of its keeper: clusters do not creep.
+def find_exact(ids: pa.ChunkedArray, sha256: pa.ChunkedArray) -> dict[str, str]:
+    """Removed photo -> its keeper: of photos with the same bytes the smallest id stays.
 
     Args:
-        radius: 0 compares bytes only. A hash of all zeros is a picture without any gradient, which says nothing about
-            what it shows: it is compared by bytes only.
+        ids: photo ids, string [N].
+        sha256: of their bytes, string [N].
     """
-    keeper_of: dict[str, str] = {}
-    by_bytes: dict[str, str] = {}
-    # Two hashes that differ in r bits agree in at least one of r + 1 bands: only such pairs are compared.
-    bands = _bands(radius + 1)
-    buckets: list[dict[int, list[tuple[str, int]]]] = [defaultdict(list) for _ in bands]
-    for photo, sha, bits in sorted(zip(ids, sha256, dhash, strict=True)):
-        keeper = by_bytes.get(sha)
-        if keeper is None and radius and bits:
-            close = {
-                (distance, kept)
-                for (shift, mask), bucket in zip(bands, buckets, strict=True)
-                for kept, theirs in bucket.get(bits >> shift & mask, ())
-                if (distance := (bits ^ theirs).bit_count()) <= radius
-            }
-            keeper = min(close)[1] if close else None
-        by_bytes.setdefault(sha, keeper or photo)
-        if keeper:
-            keeper_of[photo] = keeper
+    photos = pa.table({"photo": ids, "sha256": sha256})
+    groups = photos.group_by("sha256").aggregate([("photo", "min"), ("photo", "count")])
+    groups = groups.filter(pc.greater(groups["photo_count"], 1))
+    where = pc.index_in(photos["sha256"], groups["sha256"])
+    photos = photos.filter(pc.is_valid(where))
+    keepers = groups["photo_min"].take(where.drop_null())
+    gone = pc.not_equal(photos["photo"], keepers)
+    return _as_dict(photos["photo"].filter(gone), keepers.filter(gone))
+
+
+def find_near(ids: pa.ChunkedArray, dhash: pa.ChunkedArray, radius: int) -> dict[str, str]:
+    """Removed photo -> its keeper: photos whose difference hashes differ in at most `radius` bits are one.
+
+    Photos are taken in order of their id. One within `radius` of a keeper goes to the nearest such keeper (of equals,
+    the smallest id); every other photo is a keeper. So each removed photo is within `radius` of its keeper: clusters
+    do not creep.
+
+    Args:
+        ids: photo ids, string [N], no two the same.
+        dhash: uint64 [N]. All zeros or null is a picture without any gradient, which says nothing about what it shows:
+            it has no duplicates.
+        radius: 0 .. 63; 0 finds nothing.
+    """
+    order = pc.sort_indices(ids)
+    bits = dhash.take(order).fill_null(0).to_numpy()
+    keeper = _nearest_keepers(bits, radius)
+    gone = np.flatnonzero(keeper >= 0)
+    return _as_dict(*(ids.take(order.take(pa.array(rows))) for rows in (gone, keeper[gone])))
+
+
+def _as_dict(photos: pa.ChunkedArray, keepers: pa.ChunkedArray) -> dict[str, str]:
+    return dict(zip(photos.to_pylist(), keepers.to_pylist(), strict=True))
+
+
+def _nearest_keepers(bits: np.ndarray, radius: int) -> np.ndarray:
+    """The keeper of each photo, int64 [N]; -1 for the keepers themselves. Photos in order of their ids, uint64 [N]."""
+    keeper = np.full(len(bits), -1)
+    seen = np.flatnonzero(bits)
+    if not radius or not len(seen):
+        return keeper
+    # Photos of one hash share its fate, but for the first of a hash that stays, and for keepers between them.
+    hashes, first, hash_of = np.unique(bits[seen], return_index=True, return_inverse=True)
+    kept = _keep_first(hashes, first, radius)
+    found = np.where(kept[hash_of], first[hash_of], -1)
+
+    # Of each removed hash the kept ones within reach, in the order of their first photos; the nearest up to there.
+    count = len(seen)
+    gone, near = _links(hashes, kept, radius)
+    rank = gone * count + first[near]
+    order = np.argsort(rank)
+    rank, gone, near = rank[order], gone[order], near[order]
+    nearer = np.minimum.accumulate(np.bitwise_count(hashes[gone] ^ hashes[near]) - 64 * gone)
+    news = np.flatnonzero(np.diff(nearer, prepend=64) < 0)
+    lost = np.flatnonzero(found < 0)
+    latest = np.searchsorted(rank, hash_of[lost] * count + lost) - 1
+    found[lost] = first[near[news[np.searchsorted(news, latest, "right") - 1]]]
+
+    removed = found != np.arange(count)
+    keeper[seen[removed]] = seen[found[removed]]
+    return keeper
+
+
+def _keep_first(hashes: np.ndarray, first: np.ndarray, radius: int) -> np.ndarray:
+    """Which hashes stay, bool [U], when each is taken in turn unless it lies within `radius` of one that stays.
+
+    Args:
+        hashes: uint64 [U], sorted.
+        first: int64 [U], their turns.
+    """
+    kept = bytearray(len(hashes))
+    turns = np.argsort(first)
+    at, size = 0, len(hashes)
+    while at < len(hashes):
+        group = turns[at : at + size]
+        before = np.flatnonzero(np.frombuffer(kept, bool))
+        pairs = _pairs(hashes, np.concatenate([before, group]), radius, _MOST_PAIRS if size > 1 else len(hashes))
+        if pairs is None:  # a crowd of like hashes: when fewer are taken at once, the first keepers thin it out
+            size //= 2
             continue
-        if radius and bits:
-            for (shift, mask), bucket in zip(bands, buckets, strict=True):
-                bucket[bits >> shift & mask].append((photo, bits))
-    return keeper_of
+        np.frombuffer(kept, bool)[group] = True
+        early, late = np.where(first[pairs[0]] < first[pairs[1]], pairs, pairs[::-1])
+        order = np.argsort(first[late])
+        for one, other in zip(early[order].tolist(), late[order].tolist(), strict=True):
+            if kept[one]:
+                kept[other] = 0
+        at, size = at + size, size * 2
+    return np.frombuffer(kept, bool)
 
 
-def _bands(count: int) -> list[tuple[int, int]]:
-    """(shift, mask) of `count` consecutive bands that cover 64 bits."""
-    edges = [64 * i // count for i in range(count + 1)]
-    return [(lo, (1 << hi - lo) - 1) for lo, hi in pairwise(edges)]
+def _links(hashes: np.ndarray, kept: np.ndarray, radius: int) -> np.ndarray:
+    """Where hashes that did not stay, and kept ones within `radius` of them, stand: int64 [2,L]."""
+    found = [np.empty((2, 0), np.int64)]
+    for pair in near_pairs(hashes, radius):
+        at = np.searchsorted(hashes, pair)
+        stays = kept[at]
+        found.append(np.where(stays[0], at[::-1], at)[:, stays[0] != stays[1]])
+    return np.concatenate(found, 1)
+
+
+def _pairs(hashes: np.ndarray, present: np.ndarray, radius: int, most: int) -> np.ndarray | None:
+    """Where near pairs of the hashes at `present` stand, int64 [2,P]; None if there are more than `most`."""
+    found = [np.empty((2, 0), np.int64)]
+    count = 0
+    for pair in near_pairs(hashes[present], radius):
+        count += pair.shape[1]
+        if count > most:
+            return None
+        found.append(np.searchsorted(hashes, pair))
+    return np.concatenate(found, 1)
