@@ -1,4 +1,4 @@
-"""A run's results for other tools: selected pseudo-labels as COCO keypoints, posed meshes as GLB."""
+"""Results for other tools: pseudo-labels as COCO keypoints, posed meshes as GLB, a crawl's photos with attribution."""
 
 from __future__ import annotations
 
@@ -13,42 +13,87 @@ from trainers.app import command
 if TYPE_CHECKING:
     from pipelines.run_record import RunRecord
 
-WHAT = ("coco", "glb")
+WHAT = ("coco", "glb", "photos")
+FORMATS = ("parquet", "webdataset")
+MOST_MB = 4096  # a shard of photos is held in memory
 
 
 @command("export")
 def main(cfg: Any) -> None:
     from rich.console import Console
 
-    from pipelines.run_record import open_run
-
     check(cfg)
+    said = _photos_out(cfg) if cfg.what == "photos" else _run_out(cfg)
+    Console().print(f"{said}: {cfg.out}", soft_wrap=True, highlight=False)
+
+
+def _photos_out(cfg: Any) -> str:
+    from pipelines.export_photos import export_photos
+
+    dataset = Lake(cfg.lake).latest("photos", str(cfg.category), cfg.photos and str(cfg.photos))
+    done = export_photos(dataset, cfg.format, cfg.out, cfg.shard_mb)
+    open_ones = f" ({done.unlicensed:,} of them state no licence)" if done.unlicensed else ""
+    shards = f"{done.shards:,} shard{'s' * (done.shards != 1)}"
+    return f"{done.photos:,} photos{open_ones} in {shards}, with ATTRIBUTION.csv and ATTRIBUTION.md"
+
+
+def _run_out(cfg: Any) -> str:
+    from pipelines.run_record import open_run
+    from tables import write_atomically
+
     record = open_run(Lake(cfg.lake), str(cfg.run), cfg.category)
     number = find_selection(record, cfg.round)
     if cfg.what == "coco":
         coco = to_coco(record, number, float(cfg.min_confidence), cfg.images)
-        from tables import write_atomically
-
         write_atomically(cfg.out, json.dumps(coco).encode())
-        said = f"{len(coco['annotations'])} animals in {len(coco['images'])} photos: {cfg.out}"
+        said = f"{len(coco['annotations'])} animals in {len(coco['images'])} photos"
     else:
-        paths = write_meshes(record, number, int(cfg.top), cfg.out)
-        said = f"{len(paths)} meshes: {cfg.out}"
-    Console().print(f"run {record.name}, round {number}: {said}", soft_wrap=True)
+        said = f"{len(write_meshes(record, number, cfg.top, cfg.out))} meshes"
+    return f"run {record.name}, round {number}: {said}"
 
 
 def check(cfg: Any) -> None:
     """Raise InputError for a setting that makes no sense, before anything is read."""
     if cfg.what not in WHAT:
         raise InputError("what", cfg.what, f"use one of {', '.join(WHAT)}")
-    if not cfg.out:
-        raise InputError("out", "null", "say where to write: a JSON file for coco, a folder for glb")
-    if cfg.round is not None and (not isinstance(cfg.round, int) or cfg.round < 1):
+    _check_out(cfg)
+    if cfg.round is not None and not _whole(cfg.round):
         raise InputError("round", cfg.round, "must be a whole number, 1 or more, or null for the newest")
-    if not isinstance(cfg.top, int) or cfg.top < 1:
+    if not _whole(cfg.top):
         raise InputError("top", cfg.top, "must be a whole number of meshes, 1 or more")
-    if not 0 <= float(cfg.min_confidence) <= 1:
-        raise InputError("min_confidence", cfg.min_confidence, "must lie between 0 and 1")
+    sure = cfg.min_confidence
+    if isinstance(sure, bool) or not isinstance(sure, int | float) or not 0 <= sure <= 1:
+        raise InputError("min_confidence", sure, "must be a number between 0 and 1")
+    if cfg.format not in FORMATS:
+        raise InputError("format", cfg.format, f"use one of {', '.join(FORMATS)}")
+    if not _whole(cfg.shard_mb) or cfg.shard_mb > MOST_MB:
+        raise InputError("shard_mb", cfg.shard_mb, f"must be a whole number of MiB between 1 and {MOST_MB}")
+
+
+def _check_out(cfg: Any) -> None:
+    """Refuse places that cannot be written to as `what` asks, while nothing has been made yet."""
+    if not isinstance(cfg.out, str) or not cfg.out or "://" in cfg.out:
+        places = "a local JSON file for coco, a local folder for glb and photos"
+        raise InputError("out", "null" if cfg.out is None else cfg.out, f"say where to write: {places}")
+    if cfg.what == "coco" and os.path.isdir(cfg.out):
+        raise InputError("out", cfg.out, "is a folder: name the JSON file to write")
+    if cfg.what == "photos" and os.path.isdir(cfg.out) and os.listdir(cfg.out):
+        raise InputError("out", cfg.out, "there is something in this folder: name a new one")
+    folders = {"out": os.path.dirname(os.path.abspath(cfg.out)) if cfg.what == "coco" else cfg.out}
+    if cfg.what == "coco" and cfg.images is not None:
+        folders["images"] = cfg.images
+    for key, folder in folders.items():
+        if not isinstance(folder, str) or not folder:
+            raise InputError(key, folder, "name a folder")
+        there = os.path.abspath(folder)
+        while not os.path.lexists(there):
+            there = os.path.dirname(there)
+        if not os.path.isdir(there) or not os.access(there, os.W_OK):
+            raise InputError(key, folder, f"{there} is no folder that can be written to")
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def find_selection(record: RunRecord, number: int | None) -> int:

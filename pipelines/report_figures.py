@@ -29,7 +29,7 @@ class Curve(NamedTuple):
 
 def rounds_chart(curves: Sequence[Curve], best: int | None) -> str:
     """AUC by round: a line for each split, every point with its value, the best round marked."""
-    figure, axes = _figure(372, 280)
+    figure, axes = blank(372, 280)
     values = np.array([v for c in curves for v in c.y], np.float64)
     span = max(float(np.ptp(values)), 4.0)
     low, high = max(0.0, float(values.min()) - 0.35 * span), min(100.0, float(values.max()) + 0.35 * span)
@@ -57,12 +57,12 @@ def rounds_chart(curves: Sequence[Curve], best: int | None) -> str:
     axes.set_xticks(rounds, [f"{r:.0f}" for r in rounds])
     axes.set_xlabel("round")
     _legend(axes, curves, "lower left", bbox_to_anchor=(-0.02, 0.99), ncols=len(curves), borderaxespad=0)
-    return _svg(figure, "AUC by round")
+    return as_svg(figure, "AUC by round")
 
 
 def pck_chart(curves: Sequence[Curve], name: str) -> str:
     """Share of joints within a distance, for distances as shares of the box's longer side."""
-    figure, axes = _figure(372, 280)
+    figure, axes = blank(372, 280)
     axes.axvspan(0.06, 0.10, color=FAINT, linewidth=0)
     axes.text(0.08, 101, "AUC range", ha="center", va="bottom", size=10.5, color=SOFT)
     for c in curves:
@@ -79,7 +79,7 @@ def pck_chart(curves: Sequence[Curve], name: str) -> str:
         thick = max(c.width for c in named)
         named = [c for c in named if c.dashed or c.width == thick] + [curves[len(curves) // 2]._replace(label="others")]
     _legend(axes, named, "lower right")
-    return _svg(figure, name)
+    return as_svg(figure, name)
 
 
 def histogram(scores: np.ndarray, selected: np.ndarray, unit: str) -> str:
@@ -93,7 +93,7 @@ def histogram(scores: np.ndarray, selected: np.ndarray, unit: str) -> str:
     if cut is not None and cut > low + step:
         step = (cut - low) / round((cut - low) / step)  # the cut lies between two bars, not within one
     edges = low + step * np.arange(int(np.ceil((high - low) / step)) + 1)
-    figure, axes = _figure(440, 180)
+    figure, axes = blank(440, 180)
     shown = np.clip(scores, edges[0], edges[-1] - step / 2)
     for rows, color in ((selected, COOL), (~selected, SOFT)):
         axes.hist(shown[rows], edges, color=color, alpha=0.9 if color == COOL else 0.45, linewidth=0)
@@ -111,7 +111,7 @@ def histogram(scores: np.ndarray, selected: np.ndarray, unit: str) -> str:
         f"score{f' ({unit.strip()})' if unit else ''}" + (f"; the last bar holds {beyond} beyond" if beyond else "")
     )
     axes.yaxis.set_major_locator(_locator())
-    return _svg(figure, "scores")
+    return as_svg(figure, "scores")
 
 
 def _cut(scores: np.ndarray, selected: np.ndarray) -> float | None:
@@ -122,7 +122,8 @@ def _cut(scores: np.ndarray, selected: np.ndarray) -> float | None:
     return float((kept.max() + lost.min()) / 2 if kept.mean() <= lost.mean() else (kept.min() + lost.max()) / 2)
 
 
-def _figure(width: int, height: int) -> tuple[Any, Any]:
+def blank(width: int, height: int) -> tuple[Any, Any]:
+    """An empty figure of this size and its axes, in the page's style."""
     import matplotlib
 
     style: Any = {
@@ -164,7 +165,8 @@ def _legend(axes: Any, curves: Sequence[Curve], where: str, **more: Any) -> None
     )
 
 
-def _svg(figure: Any, name: str) -> str:
+def as_svg(figure: Any, name: str) -> str:
+    """The figure as SVG in the page's own colours; `name` is what a screen reader says."""
     import matplotlib
 
     sink = io.StringIO()

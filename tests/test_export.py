@@ -54,12 +54,23 @@ def test_meshes_are_the_template_posed(record: RunRecord, tmp_path: Path) -> Non
     assert 0.5 < np.ptp(scene.vertices, axis=0).max() < 4
 
 
-def test_bad_requests_are_named(record: RunRecord) -> None:
-    good = {"what": "coco", "round": None, "top": 1, "min_confidence": 0.0, "out": "x"}
+def test_bad_requests_are_named(record: RunRecord, tmp_path: Path) -> None:
+    good = {"what": "coco", "round": None, "top": 1, "min_confidence": 0.0, "out": str(tmp_path / "new" / "x"),
+            "images": None, "format": "parquet", "shard_mb": 1}  # fmt: skip
     check(SimpleNamespace(**good))
-    for key, value in (("what", "obj"), ("out", ""), ("round", 0), ("top", 0), ("min_confidence", 2)):
+    (tmp_path / "file").write_text("")
+    bad = [
+        ("what", "obj"), ("out", ""), ("out", 5), ("out", "s3://bucket/x"), ("out", str(tmp_path)),
+        ("out", str(tmp_path / "file" / "x")), ("images", str(tmp_path / "file")), ("images", 5), ("round", 0),
+        ("round", True), ("top", 0), ("top", "abc"), ("min_confidence", 2), ("min_confidence", "abc"),
+        ("format", "zip"), ("shard_mb", 0), ("shard_mb", 1.5), ("shard_mb", 10**6),
+    ]  # fmt: skip
+    for key, value in bad:
         with pytest.raises(InputError, match=f"^{key}="):
             check(SimpleNamespace(**{**good, key: value}))
+    for what in ("glb", "photos"):
+        with pytest.raises(InputError, match=r"^out="):
+            check(SimpleNamespace(**{**good, "what": what, "out": str(tmp_path / "file")}))
     assert find_selection(record, None) == 2
     with pytest.raises(InputError, match="round=7"):
         find_selection(record, 7)
