@@ -8,6 +8,7 @@ from tables.skeleton import QUADRUPED, Skeleton
 from tables.store import Dataset, Files, Lake, check_category, join_rows, unique_rows, write_atomically
 
 __all__ = [
-    "KEYS", "QUADRUPED", "TABLES", "Dataset", "Files", "InputError", "Lake", "Skeleton", "check_category", "file_digest", "fingerprint", "instance_id", "join_rows", "photo_id", "schema", "to_column", "to_numpy", "unique_rows",
-    "write_atomically",
+    "KEYS", "QUADRUPED", "TABLES", "Dataset", "Files", "InputError", "Lake", "Skeleton", "check_category",
+    "file_digest", "fingerprint", "instance_id", "join_rows", "photo_id", "schema", "to_column", "to_numpy",
+    "unique_rows", "write_atomically",
 ]  # fmt: skip
