@@ -1,164 +1,86 @@
-"""Which metadata rows are wanted: words, licence, extension, photo not video. Every drop has a reason."""
+"""Which metadata rows are wanted: photo not video, extension, words, licence, date, place. Every drop has a reason."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from tables import InputError
+from pipelines.source_autotags import is_tagged, tagged_ids
+from pipelines.source_options import SourceOptions
+from pipelines.source_words import word_pattern
 
 if TYPE_CHECKING:
-    from pipelines.sources import PhotoRow
-
-FORMATS = ("auto", "yfcc_v1", "yfcc_v2", "urls")
-# The codes in creativecommons.org/licenses/<code>/ and /publicdomain/<code>/.
-LICENSES = ("by", "by-sa", "by-nd", "by-nc", "by-nc-sa", "by-nc-nd", "zero", "mark")
-
-
-@dataclass(frozen=True)
-class SourceOptions:
-    """`conf/source`, checked. Hashable and plain, so it travels to Ray tasks.
-
-    Attributes:
-        words: whole words of which a row must have one; synonyms are in it already.
-        license: allowed codes; None is any.
-        extensions: allowed file extensions, lower case; rows that tell none pass.
-        mirror: scheme and host to fetch from instead of the URL's own, or None.
-        range_mb: a bigger plain file is read in ranges of this size by Ray.
-    """
-
-    path: str
-    format: str
-    words: tuple[str, ...]
-    license: tuple[str, ...] | None
-    extensions: tuple[str, ...]
-    mirror: str | None
-    range_mb: float
-
-    @classmethod
-    def from_config(cls, source: Any, category: str) -> SourceOptions:
-        """Check the section `source` of the config (any mapping).
-
-        Raises:
-            InputError: a key is missing, unknown or has a value it cannot have.
-        """
-        given = dict(source)
-        known = {f.name for f in fields(cls)} | {"synonyms"}
-        if unknown := sorted(set(given) - known):
-            raise InputError(f"source.{unknown[0]}", given[unknown[0]], f"no such key; known are {sorted(known)}")
-        path = given.get("path")
-        if not path:
-            raise InputError("source.path", path, "give a metadata file: YFCC rows or a list of URLs")
-        kind = given.get("format", "auto")
-        if kind not in FORMATS:
-            raise InputError("source.format", kind, f"one of {', '.join(FORMATS)}")
-        range_mb = float(given.get("range_mb", 256))
-        if range_mb <= 0:
-            raise InputError("source.range_mb", range_mb, "a size above 0")
-        return cls(
-            path=str(path),
-            format=kind,
-            words=_words(given.get("words"), given.get("synonyms") or {}, category),
-            license=_license(given.get("license", "any")),
-            extensions=tuple(str(e).lower().lstrip(".") for e in given.get("extensions") or ()),
-            mirror=_mirror(given.get("mirror")),
-            range_mb=range_mb,
-        )
-
-    def with_format(self, name: str) -> SourceOptions:
-        return replace(self, format=name)
-
-    def in_ranges(self, size: int) -> bool:
-        """Whether a file of `size` bytes is read in ranges: only a plain file can be entered in its middle."""
-        return size > self.range_mb * 2**20 and not self.path.endswith((".gz", ".bz2", ".zst", ".lz4"))
-
-    def identity(self) -> dict[str, Any]:
-        """What the selection depends on; not the file, its content, its format or where bytes come from."""
-        allowed = sorted(self.license) if self.license is not None else "any"
-        return {"words": sorted(self.words), "license": allowed, "extensions": sorted(self.extensions)}
+    from pipelines.source_rows import PhotoRow
 
 
 class RowFilter:
-    """Call it with a row: (True, "") or (False, the reason)."""
+    """Call it with a row: the reason to drop it, or "".
+
+    The order is fixed, so that each dropped row counts once: video, extension, words, license, taken, box.
+    """
 
     def __init__(self, options: SourceOptions) -> None:
         self.words = word_pattern(options.words)
         self.license = None if options.license is None else set(options.license)
         self.extensions = set(options.extensions)
+        self.taken, self.box = options.taken, options.box
+        self.tagged = None if options.autotags is None else tagged_ids(options.autotags)
 
-    def __call__(self, row: PhotoRow) -> tuple[bool, str]:
+    def __call__(self, row: PhotoRow) -> str:
         if row.video:
-            return False, "video"
+            return "video"
         extension = row.extension or _suffix(row.url)
         if self.extensions and extension and extension not in self.extensions:
-            return False, "extension"
+            return "extension"
+        if not self._speaks(row):
+            return "words"
+        if self.license is not None and license_code(row.license_url) not in self.license:
+            return "license"
+        if self.taken is not None and not _between(row.taken, *self.taken):
+            return "taken"
+        if self.box is not None and not _inside(row.longitude, row.latitude, self.box):
+            return "box"
+        return ""
+
+    def _speaks(self, row: PhotoRow) -> bool:
+        """By its text or by an autotag."""
         text = "\n".join((row.title, row.description, *row.tags))
         # A list of URLs tells nothing in words: it was made for the category by whoever made it.
-        telling = bool(text.strip()) or row.photo_id.startswith("yfcc:")
-        if telling and not self.words.search(text.replace("_", " ")):
-            return False, "words"
-        if self.license is not None and license_code(row.license_url) not in self.license:
-            return False, "license"
-        return True, ""
+        silent = not text.strip() and not row.photo_id.startswith("yfcc:")
+        if silent or self.words.search(text.replace("_", " ")):
+            return True
+        return self.tagged is not None and is_tagged(row.photo_id, self.tagged)
 
 
-def word_pattern(words: Sequence[str]) -> re.Pattern[str]:
-    """Matches any of the words as a whole word, any case, singular or regular English plural.
-
-    `polar bear` also matches `polar-bear` and the tag `polarbear`. Irregular plurals are synonyms.
-    """
-    forms = []
-    for word in words:
-        parts = [re.escape(p) for p in re.split(r"[\s_-]+", word.strip()) if p]
-        *head, last = parts
-        endings = [last + "(?:s|es)?"]
-        if re.search(r"[^aeiou]y$", last):
-            endings.append(last[:-1] + "ies")
-        if last.endswith(("f", "fe")):
-            endings.append(re.sub("fe?$", "", last) + "ves")
-        forms.append(r"[\s-]*".join([*head, f"(?:{'|'.join(endings)})"]))
-    return re.compile(rf"(?<!\w)(?:{'|'.join(forms)})(?!\w)", re.IGNORECASE)
+def license_code(text: str) -> str:
+    """`by-nc-sa` of `http://creativecommons.org/licenses/by-nc-sa/2.0/` or `CC BY-NC-SA 2.0`; "" of anything else."""
+    found = re.search(r"creativecommons\.org/(?:licenses|publicdomain)/([a-z-]+)", text, re.IGNORECASE)
+    if found:
+        return found[1].lower()
+    name = re.fullmatch(r"(?:cc[ -]?)?(by(?:[ -](?:nc|sa|nd))*|0|zero|pdm|mark)(?:[ -][\d.]+)?", text.strip().lower())
+    return {"0": "zero", "pdm": "mark"}.get(name[1], name[1].replace(" ", "-")) if name else ""
 
 
-def license_code(url: str) -> str:
-    """`by-nc-sa` of `http://creativecommons.org/licenses/by-nc-sa/2.0/`; empty if it is no Creative Commons URL."""
-    found = re.search(r"creativecommons\.org/(?:licenses|publicdomain)/([a-z-]+)", url, re.IGNORECASE)
-    return found[1].lower() if found else ""
+def _between(taken: str, first: str | None, last: str | None) -> bool:
+    """ISO dates sort as text; a limit like `2009-05` means the whole month. A row without a date is outside."""
+    if not re.match(r"\d{4}-\d\d-\d\d", taken):
+        return False
+    return (first is None or taken >= first) and (last is None or taken[: len(last)] <= last)
 
 
-def _words(words: Any, synonyms: Mapping[str, Sequence[str]], category: str) -> tuple[str, ...]:
-    if isinstance(words, str):
-        words = [words]
-    base = [category] if words is None else [str(w) for w in words]
-    out = [w for word in base for w in (word, *map(str, synonyms.get(word) or ()))]
-    if not out or not all(re.sub(r"[\s_-]", "", w) for w in out):
-        raise InputError("source.words", words, "a list of words, or null for the category itself")
-    return tuple(dict.fromkeys(out))
-
-
-def _license(value: Any) -> tuple[str, ...] | None:
-    if value in (None, "any"):
-        return None
-    if value == "commercial":
-        return tuple(c for c in LICENSES if "nc" not in c)
-    codes = [value] if isinstance(value, str) else [str(c) for c in value]
-    if not codes or not set(codes) <= set(LICENSES):
-        raise InputError("source.license", value, f"any, commercial, or a list of {', '.join(LICENSES)}")
-    return tuple(codes)
-
-
-def _mirror(value: Any) -> str | None:
-    if value is None:
-        return None
-    parts = urlsplit(str(value))
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise InputError("source.mirror", value, "null or http://host:port")
-    return f"{parts.scheme}://{parts.netloc}"
+def _inside(longitude: str, latitude: str, box: Sequence[float]) -> bool:
+    """A row without a place is outside."""
+    west, south, east, north = box
+    try:
+        x, y = float(longitude), float(latitude)
+    except ValueError:
+        return False
+    across = west <= x <= east if west <= east else (x >= west or x <= east)
+    return across and south <= y <= north
 
 
 def _suffix(url: str) -> str:
-    name = urlsplit(url).path.rpartition("/")[2] if "[" not in url else ""
+    name = urlsplit(url).path.rpartition("/")[2] if "[" not in url and "]" not in url else ""
     return name.rpartition(".")[2].lower() if "." in name else ""

@@ -1,0 +1,91 @@
+"""Metadata files as bytes: whole lines, some megabytes at a time, whatever the file's size."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from tables import InputError
+
+PACKED = (".gz", ".bz2", ".zst", ".lz4")
+MAX_LINE = 1 << 20  # no row of a known format is longer
+STEP = 4 << 20
+
+
+def locate(path: str) -> tuple[pafs.FileSystem, str]:
+    """Filesystem and name of a local path or URI."""
+    if "://" in path:
+        return pafs.FileSystem.from_uri(path)
+    return pafs.LocalFileSystem(), os.path.abspath(path)
+
+
+@contextmanager
+def readable(argument: str, path: str) -> Iterator[None]:
+    """Turns what goes wrong while reading into an InputError."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(argument, path, f"cannot be read: {' '.join(str(error).split())}") from error
+
+
+def file_state(argument: str, path: str) -> dict[str, int]:
+    """Size in bytes and time of the last change, in nanoseconds.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    with readable(argument, path):
+        filesystem, name = locate(path)
+        info = filesystem.get_file_info(name)
+    if info.type != pafs.FileType.File:
+        raise InputError(argument, path, "no such file" if info.type == pafs.FileType.NotFound else "no file")
+    return {"size": info.size, "mtime_ns": info.mtime_ns or 0}
+
+
+def byte_ranges(size: int, step: int) -> list[dict[str, int]]:
+    return [{"start": s, "stop": min(s + step, size)} for s in range(0, size, step)]
+
+
+def line_blocks(path: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    """Blocks of whole lines, each line with its newline; unpacked on the way (.gz, .bz2, .zst, .lz4).
+
+    With `stop`: the lines that begin in [start, stop) of a plain file, so that ranges side by side give every line
+    once. Of a line much longer than MAX_LINE only the beginning is kept.
+    """
+    filesystem, name = locate(path)
+    if stop is None:
+        with filesystem.open_input_stream(name) as f:  # compression is told from the file name
+            yield from _whole_lines(f.read)
+        return
+    with filesystem.open_input_file(name) as f:
+        begin, end = _line_start(f, start), _line_start(f, stop)
+        f.seek(begin)
+        yield from _whole_lines(lambda n: f.read(min(n, end - f.tell())))
+
+
+def _line_start(f: pa.NativeFile, at: int) -> int:
+    """Where the first line begins that begins at `at` or later."""
+    if at == 0:
+        return 0
+    f.seek(at - 1)
+    while chunk := f.read(1 << 16):
+        if (found := chunk.find(b"\n")) >= 0:
+            return f.tell() - len(chunk) + found + 1
+    return f.tell()
+
+
+def _whole_lines(read: Callable[[int], bytes]) -> Iterator[bytes]:
+    rest = b""
+    while chunk := read(STEP):
+        cut = chunk.rfind(b"\n") + 1
+        if cut:
+            yield rest + chunk[:cut]
+            rest = chunk[cut:]
+        else:
+            rest = (rest + chunk)[: 2 * MAX_LINE]
+    if rest:
+        yield rest + b"\n"
