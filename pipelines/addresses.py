@@ -7,14 +7,18 @@ metadata service or a machine of the local network and store the answer.
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Collection
+from functools import lru_cache
 from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
+# URLs that need no quoting go to the host byte for byte.
+_PLAIN = re.compile(r"https?://[a-z0-9.-]+(?::[0-9]{1,5})?/[A-Za-z0-9/._~?&=+,:;@%-]*")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -41,6 +45,7 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast
 
 
+@lru_cache(4096)
 def literal_address(host: str) -> str | None:
     """The IP address that a host spells out, also as `2130706433`, `0x7f.1` or `0177.0.0.1`; None for a name."""
     try:
@@ -53,8 +58,8 @@ def literal_address(host: str) -> str | None:
         return None
 
 
-def check_url(url: str, allow_hosts: Collection[str], redirected: bool = False) -> str:
-    """The URL's host, lower case, if the crawl may ask it.
+def check_url(url: str, allow_hosts: Collection[str], redirected: bool = False) -> tuple[URL, str]:
+    """The URL as it is asked for, and its host in lower case, if the crawl may ask it.
 
     Args:
         allow_hosts: hosts that may lie at private addresses.
@@ -66,7 +71,7 @@ def check_url(url: str, allow_hosts: Collection[str], redirected: bool = False) 
     """
     try:
         # The parser that also makes the request: two parsers that disagree on the host would be a hole.
-        parts = URL(url)
+        parts = URL(url, encoded=bool(_PLAIN.fullmatch(url)))
         host, _ = (parts.host or "").lower().rstrip("."), parts.port
     except ValueError as error:
         raise BadUrlError(str(error)) from error
@@ -78,7 +83,7 @@ def check_url(url: str, allow_hosts: Collection[str], redirected: bool = False) 
     address = literal_address(host)
     if address and host not in allow_hosts and not is_public(address):
         raise ForbiddenError(f"{address} is not a public address; fetch.allow_hosts can allow {host}")
-    return host
+    return parts, host
 
 
 class PublicResolver(AbstractResolver):

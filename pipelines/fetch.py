@@ -1,82 +1,79 @@
 """The fetcher: many URLs at once on one event loop, each ending as exactly one row of `photos`.
 
 Statuses: `ok, gone, forbidden, throttled, server_error, timeout, truncated, not_image, placeholder, too_big, bomb,
-bad_url`. Only what can heal is asked for again: `HEALABLE`.
+opt_out, robots, bad_url`. Only what can heal is asked for again: `HEALABLE`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import hashlib
-import re
 import threading
-import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
+from functools import cached_property
+from itertools import islice
+from queue import Empty, SimpleQueue
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
-import aiohttp
-from yarl import URL
-
-from pipelines.addresses import BadUrlError, ForbiddenError, PublicResolver, check_url
 from pipelines.fetch_options import FetchOptions
-from pipelines.photo_checks import Verdict, check_photo
+from pipelines.host_turns import HostTurns
+from pipelines.hosts import HostBook, backoff
+from pipelines.photo_checks import Verdict, check_photo, quick_check
+from pipelines.request import Answer, Requester
 
 HEALABLE = frozenset({"throttled", "server_error", "timeout", "truncated"})
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-# What Flickr sends people to when a photo is gone: photo_unavailable.gif, .png, _l.png, ...
-_PLACEHOLDER = re.compile(r"photo_unavailable[^/]*\.(?:png|gif|jpe?g)$", re.IGNORECASE)
-_HTTP_STATUS = {401: "forbidden", 403: "forbidden", 404: "gone", 408: "timeout", 410: "gone", 429: "throttled",
-                451: "forbidden", 400: "bad_url", 414: "bad_url"}  # fmt: skip
+_STEP = 64  # rows taken from a stream's source at once
+_UNREAD = 128  # ended rows that nobody took, above which a stream asks for nothing more
 
 
-@dataclass
-class Answer:
-    """What one attempt found; filled as it goes, so that a timeout still says how far it came."""
+class _Stream:
+    """Rows of one caller: started on the loop, taken by the caller's thread."""
 
-    final_url: str
-    status: str = ""
-    error: str = ""
-    http_status: int | None = None
-    retry_after: float | None = None
-    body: bytes | None = None
-    verdict: Verdict | None = None
-    ms: float = 0.0
+    def __init__(self) -> None:
+        self.done: SimpleQueue[dict[str, Any] | BaseException] = SimpleQueue()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.room = asyncio.Event()
+        self.room.set()
+        self.full = self.closed = False
 
-    def end(self, status: str, error: str = "") -> None:
-        self.status, self.error = status, error[:500]
+    def put(self, row: dict[str, Any] | BaseException) -> None:
+        """On the loop."""
+        self.done.put(row)
+        if self.done.qsize() >= _UNREAD:
+            self.full = True
+            self.room.clear()
+            if self.done.qsize() < _UNREAD // 2:  # taken just now, by a thread that saw `full` unset
+                self.reopen()
 
-
-class _Host:
-    """Turns at one host: so many at once, and none before `not_before` (monotonic seconds)."""
-
-    def __init__(self, limit: int) -> None:
-        self.turns, self.not_before = asyncio.Semaphore(limit), 0.0
+    def reopen(self) -> None:
+        """On the loop."""
+        self.full = False
+        self.room.set()
 
 
 class Fetcher:
     """One event loop in a thread and one HTTP session on it, for as long as this object lives.
 
-    All calls, from whatever thread, share one window of requests and the limits per host. Close it, or use it as a
+    All calls, from whatever thread, share one window of requests and the turns at hosts. Close it, or use it as a
     context manager; at exit of the interpreter it closes itself.
+
+    Args:
+        keeper: who holds the limits of hosts: None for a `HostBook` of its own, or what `hosts.keeper_actor` gave.
     """
 
-    def __init__(self, options: FetchOptions, mirror: str | None = None) -> None:
-        """`mirror` (`http://host:port`) replaces scheme and host of every URL."""
-        self.options, self.mirror = options, mirror
+    def __init__(self, options: FetchOptions, keeper: Any = None) -> None:
+        self.options = options
         self._loop = _new_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fetcher", daemon=True)
         self._thread.start()
-        self._decoder = ThreadPoolExecutor(1, thread_name_prefix="decode")
-        self._hosts: dict[str, _Host] = {}
+        self._resizer = ThreadPoolExecutor(1, thread_name_prefix="resize") if options.mode == "resize" else None
+        self._known = frozenset(options.placeholders)
         self._closed = False
-        self._run(self._open())
+        self._run(self._open(keeper))
         atexit.register(self.close)
 
     def __enter__(self) -> Fetcher:
@@ -85,13 +82,42 @@ class Fetcher:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def fetch(self, rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-        """One `photos` row per row given, in the same order.
+    def stream(self, rows: Iterable[Mapping[str, str]]) -> Iterator[dict[str, Any]]:
+        """One `photos` row per row given, in the order in which they end.
+
+        Rows are taken as they are needed, at most `fetch.pending` ahead, so that a host that has to wait stalls no
+        other. Closing the iterator cancels the rows that have not ended.
 
         Args:
-            rows: `photo_id, url, license, author, page_url` each.
+            rows: `photo_id, url, fetch_url, license, author, page_url` each; `fetch_url` is where bytes come from.
         """
-        return self._run(self._fetch_all(rows))
+        stream, source, open_, more = _Stream(), iter(rows), 0, True
+        try:
+            while more or open_:
+                if more and open_ < self.options.pending:
+                    batch = list(islice(source, min(_STEP, self.options.pending - open_)))
+                    more = bool(batch)
+                    open_ += len(batch)
+                    if batch:
+                        self._loop.call_soon_threadsafe(self._start, stream, batch)
+                try:
+                    row = stream.done.get(block=not more or open_ >= self.options.pending)
+                except Empty:
+                    continue
+                open_ -= 1
+                if stream.full and stream.done.qsize() < _UNREAD // 2:
+                    self._loop.call_soon_threadsafe(stream.reopen)
+                if isinstance(row, BaseException):
+                    raise row
+                yield row
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._cancel, stream)
+
+    def fetch(self, rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+        """One `photos` row per row given, in the same order; ids must differ."""
+        ended = {row["photo_id"]: row for row in self.stream(rows)}
+        return [ended[row["photo_id"]] for row in rows]
 
     def close(self) -> None:
         """End the session and the loop; harmless when done before."""
@@ -103,179 +129,120 @@ class Fetcher:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-        self._decoder.shutdown()
+        if self._resizer:
+            self._resizer.shutdown()
 
     def _run(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    async def _open(self) -> None:
-        o = self.options
-        self._window = asyncio.Semaphore(o.window)
-        connector = aiohttp.TCPConnector(limit=0, resolver=PublicResolver(o.allow_hosts), ttl_dns_cache=300)
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            auto_decompress=False,  # a photo is never sent compressed; a bomb might be
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=o.connect_s, sock_read=o.read_s),
-            headers={"User-Agent": o.agent, "Accept": "image/*", "Accept-Encoding": "identity"},
-        )
+    async def _open(self, keeper: Any) -> None:
+        self._turns = HostTurns(keeper or HostBook(self.options), self.options)
+        self._turns.start()
+        self._requester = Requester(self.options, self._turns)
 
     async def _shut(self) -> None:
-        await self._session.close()
+        mine = asyncio.current_task()
+        rows = [t for t in asyncio.all_tasks() if t is not mine and t.get_name() == "row"]
+        for task in rows:
+            task.cancel()
+        await asyncio.gather(*rows, return_exceptions=True)
+        await self._requester.close()
+        await self._turns.close()
         await self._loop.shutdown_default_executor()
 
-    async def _fetch_all(self, rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-        return list(await asyncio.gather(*(self._photo(row) for row in rows)))
+    def _start(self, stream: _Stream, rows: Sequence[Mapping[str, str]]) -> None:
+        if stream.closed:
+            return
+        for row in rows:
+            task = self._loop.create_task(self._photo(row, stream), name="row")
+            stream.tasks.add(task)
+            task.add_done_callback(stream.tasks.discard)
 
-    async def _photo(self, row: Mapping[str, str]) -> dict[str, Any]:
-        url = mirrored(row["url"], self.mirror)
-        spent, attempt = 0.0, 0
-        while True:
-            attempt += 1
-            answer = Answer(final_url=url)
-            await self._attempt(answer)
-            spent += answer.ms
-            wait = backoff(self.options.backoff_s, attempt, row["photo_id"])
-            if answer.status not in HEALABLE or attempt >= self.options.attempts:
-                break
-            if answer.retry_after is not None:
-                if answer.retry_after > self.options.retry_after_max_s:
-                    answer.error += "; it asks for a longer wait than fetch.retry_after_max_s"
-                    break
-                wait = max(wait if answer.retry_after else 0.0, answer.retry_after)
-            await asyncio.sleep(wait)
-        return as_row(row, answer, attempt, spent)
+    def _cancel(self, stream: _Stream) -> None:
+        stream.closed = True
+        for task in list(stream.tasks):
+            task.cancel()
 
-    async def _attempt(self, answer: Answer) -> None:
-        """Ask once, following redirects by hand; every outcome is a status."""
+    async def _photo(self, row: Mapping[str, str], stream: _Stream) -> None:
         try:
-            await self._follow(answer)
-            if answer.body is not None:  # decoded after the host's turn is over
-                check = self._loop.run_in_executor(self._decoder, check_photo, answer.body, self.options.max_pixels)
-                answer.verdict = await check
-                answer.end(answer.verdict.status, answer.verdict.error)
-        except BadUrlError as error:
-            answer.end("bad_url", str(error))
-        except ForbiddenError as error:
-            answer.end("forbidden", str(error))
-        except TimeoutError as error:
-            answer.end("timeout", str(error) or f"longer than total_s={self.options.total_s}")
-        except aiohttp.ClientPayloadError as error:
-            answer.end("truncated", str(error))
-        except aiohttp.InvalidURL as error:
-            answer.end("bad_url", f"invalid URL: {error}")
-        except (aiohttp.ClientError, OSError) as error:
-            answer.end("server_error", f"{type(error).__name__}: {error}")
-        except ValueError as error:  # yarl and the IDNA codec on strange hosts
-            answer.end("bad_url", f"{type(error).__name__}: {error}")
-        except Exception as error:  # noqa: BLE001 - one strange answer must not take its whole block along
-            answer.end("server_error", f"unexpected {type(error).__name__}: {error}")
+            stream.put(await self._ended(row, stream.room))
+        except asyncio.CancelledError:
+            stream.put(RuntimeError("the fetcher was closed"))  # for a caller that still waits
+            raise
+        except Exception as error:  # noqa: BLE001 - raised where the rows are taken
+            stream.put(error)
 
-    async def _follow(self, answer: Answer) -> None:
-        left = self.options.total_s
-        for hop in range(self.options.max_redirects + 1):
-            host = check_url(answer.final_url, self.options.allow_hosts, redirected=hop > 0)
-            if _PLACEHOLDER.search(URL(answer.final_url).path):
-                return answer.end("placeholder", "the host says that the photo is unavailable")
-            async with self._turn(host) as turns:
-                begun = time.monotonic()
-                try:
-                    async with asyncio.timeout(left):
-                        target = await self._ask(answer)
-                finally:
-                    took = time.monotonic() - begun
-                    answer.ms += 1000 * took
-                    left -= took
-                if answer.retry_after and answer.retry_after <= self.options.retry_after_max_s:
-                    turns.not_before = max(turns.not_before, time.monotonic() + answer.retry_after)
-            if target is None:
-                return None
-            answer.final_url = target
-        return answer.end("bad_url", f"more than {self.options.max_redirects} redirects")
+    async def _ended(self, row: Mapping[str, str], room: asyncio.Event) -> dict[str, Any]:
+        """Ask until there is an answer that stays, or no attempt is left."""
+        o, spent, attempts = self.options, 0.0, 0
+        while True:
+            answer = Answer(final_url=row["fetch_url"])
+            await self._requester.attempt(answer, room)
+            attempts += answer.asked
+            spent += answer.ms
+            photo = await self._look(answer) if answer.body is not None else None
+            if answer.status not in HEALABLE or answer.aside or attempts >= o.attempts:
+                break
+            if (answer.retry_after or 0) > o.retry_after_max_s:
+                answer.error += "; it asks for a longer wait than fetch.retry_after_max_s"
+                break
+            if answer.retry_after != 0:  # a wait that was asked for is held by the host's desk, for all rows
+                await asyncio.sleep(backoff(o.backoff_s, attempts, row["photo_id"]))
+        return as_row(row, answer, photo, attempts, spent)
 
-    @asynccontextmanager
-    async def _turn(self, name: str) -> AsyncIterator[_Host]:
-        """Wait for the host before the window, so that a slow host does not hold the window of others."""
-        host = self._hosts.setdefault(name, _Host(self.options.per_host))
-        async with host.turns:
-            while (wait := host.not_before - time.monotonic()) > 0:
-                await asyncio.sleep(wait)
-            async with self._window:
-                yield host
+    async def _look(self, answer: Answer) -> Photo:
+        """Check the body, and make it smaller where that is asked for; sets the answer's status."""
+        o, body = self.options, answer.body or b""
+        verdict = quick_check(body) if o.mode == "raw" else check_photo(body, o.max_pixels, o.max_ratio)
+        answer.end(verdict.status, verdict.error)
+        photo = Photo(body, verdict)
+        if verdict.status != "ok":
+            return photo
+        if self._known and photo.sha256 in self._known:
+            answer.end("placeholder", "a known picture that says that the photo is unavailable")
+        elif self._resizer:
+            small = await self._loop.run_in_executor(self._resizer, _resize, photo, o.resize_px)
+            if small is None:
+                answer.end("not_image", "the photo does not decode")
+            else:
+                return small
+        return photo
 
-    async def _ask(self, answer: Answer) -> str | None:
-        """One request. Returns the URL it redirects to, else None with the answer's status set."""
-        async with self._session.get(URL(answer.final_url), allow_redirects=False) as response:
-            answer.http_status = response.status
-            location = response.headers.get("Location")
-            if response.status in _REDIRECTS and location:
-                return str(response.url.join(URL(location)))
-            if response.status != 200:
-                answer.retry_after = parse_retry_after(response.headers.get("Retry-After"))
-                fallback = "server_error" if response.status >= 500 or response.status < 400 else "forbidden"
-                answer.end(_HTTP_STATUS.get(response.status, fallback), f"HTTP {response.status}")
-                return None
-            await self._read_body(response, answer)
-            return None
 
-    async def _read_body(self, response: aiohttp.ClientResponse, answer: Answer) -> None:
-        o = self.options
-        if (response.content_length or 0) > o.max_bytes:
-            response.close()  # not to be drained
-            return answer.end("too_big", f"{response.content_length} bytes are more than max_bytes={o.max_bytes}")
-        body, begun = bytearray(), time.monotonic()
-        async for chunk in response.content.iter_any():
-            body += chunk
-            if len(body) > o.max_bytes:
-                response.close()
-                return answer.end("too_big", f"more than max_bytes={o.max_bytes}")
-            took = time.monotonic() - begun
-            if took > o.grace_s and len(body) < o.min_bytes_per_s * took:
-                response.close()
-                return answer.end("timeout", f"{len(body) / took:.0f} bytes/s, min_bytes_per_s={o.min_bytes_per_s}")
-        answer.body = bytes(body)
+@dataclass
+class Photo:
+    """Bytes to keep and what they are. Without a size where the mode looks at none."""
+
+    body: bytes
+    verdict: Verdict
+    dhash: int | None = None
+
+    @cached_property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.body).hexdigest()
+
+
+def _resize(photo: Photo, side: int) -> Photo | None:
+    from pipelines.photo_resize import resize
+
+    small = resize(photo.body, photo.verdict, side)
+    if small is None:
         return None
+    body, width, height, dhash = small
+    return Photo(body, Verdict("ok", "", width, height), dhash)
 
 
-def mirrored(url: str, mirror: str | None) -> str:
-    """The URL with the mirror's scheme and host, its path and query kept; a URL that does not parse stays as it is."""
-    if mirror is None:
-        return url
-    try:
-        return urlunsplit((*urlsplit(mirror)[:2], *urlsplit(url)[2:]))
-    except ValueError:
-        return url
-
-
-def backoff(base_s: float, attempt: int, photo_id: str) -> float:
-    """Seconds before attempt + 1: exponential, times 0.5-1.5 from the photo's id, so that a rerun waits the same."""
-    jitter = int.from_bytes(hashlib.sha256(f"{photo_id}|{attempt}".encode()).digest()[:4], "big") / 2**32
-    return min(base_s * 2 ** (attempt - 1), 30.0) * (0.5 + jitter)
-
-
-def parse_retry_after(value: str | None) -> float | None:
-    """Seconds to wait, from a number of seconds or an HTTP date; None if absent or neither."""
-    if value is None:
-        return None
-    if re.fullmatch(r"\d{1,9}", value.strip()):
-        return float(value)
-    try:
-        when = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return max(0.0, when.replace(tzinfo=when.tzinfo or UTC).timestamp() - time.time())
-
-
-def as_row(row: Mapping[str, str], answer: Answer, attempts: int, ms: float) -> dict[str, Any]:
-    """The `photos` row of a fetched URL. Bytes, their hashes and the upright size only when ok."""
-    ok, verdict = answer.status == "ok", answer.verdict
-    body = answer.body if ok else None
+def as_row(
+    row: Mapping[str, str], answer: Answer, photo: Photo | None, attempts: int, ms: float
+) -> dict[str, Any]:  # fmt: skip
+    """The `photos` row of a fetched URL. Bytes, hashes and the upright size only when ok."""
+    kept = photo if answer.status == "ok" else None
     return {
         "photo_id": row["photo_id"], "url": row["url"], "status": answer.status, "error": answer.error or None,
         "http_status": answer.http_status, "final_url": answer.final_url, "attempts": attempts, "ms": ms,
-        "bytes": body, "sha256": hashlib.sha256(body).hexdigest() if body else None,
-        "dhash": None, "duplicate_of": None,
-        "width": verdict.width if verdict and ok else None, "height": verdict.height if verdict and ok else None,
+        "bytes": kept and kept.body, "sha256": kept and kept.sha256, "dhash": kept and kept.dhash,
+        "duplicate_of": None,
+        "width": (kept and kept.verdict.width) or None, "height": (kept and kept.verdict.height) or None,
         "license": row["license"], "author": row["author"], "page_url": row["page_url"],
     }  # fmt: skip
 

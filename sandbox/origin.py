@@ -37,7 +37,7 @@ class Origin:
 
     Attributes:
         url: `http://127.0.0.1:<port>`, known once started.
-        requests: how often each path was asked for.
+        requests: how often each path was asked for; `/robots.txt` only where `origin.json` has one.
         peak: the most requests that were ever in work at once.
     """
 
@@ -95,7 +95,8 @@ class Origin:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         path = request.raw_path if request.raw_path in self.behaviours else request.path
-        self.requests[path] += 1
+        if path != "/robots.txt" or path in self.behaviours:
+            self.requests[path] += 1
         async with self._turns:
             self._active += 1
             self.peak = max(self.peak, self._active)

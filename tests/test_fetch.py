@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from pipelines.addresses import BadUrlError, ForbiddenError, check_url, is_public
-from pipelines.fetch import Fetcher, backoff, mirrored, parse_retry_after
+from pipelines.fetch import Fetcher
 from pipelines.fetch_options import FetchOptions
+from pipelines.hosts import backoff
+from pipelines.request import parse_retry_after
 from sandbox.origin import Origin
 from tables import InputError, schema
 
@@ -41,7 +43,7 @@ def serve(folder, behaviours):
 
 
 def row(url, key="1"):
-    return {"photo_id": f"yfcc:{key}", "url": url, "license": "CC", "author": "me", "page_url": "p"}
+    return {"photo_id": f"yfcc:{key}", "url": url, "fetch_url": url, "license": "CC", "author": "me", "page_url": "p"}
 
 
 def fetch(origin, paths, **kwargs):
@@ -153,8 +155,9 @@ def test_addresses_that_are_not_public(address):
 
 
 def test_check_url():
-    assert check_url("HTTPS://Farm1.StaticFlickr.com./1.jpg", ()) == "farm1.staticflickr.com"
-    assert check_url("http://127.0.0.1/", {"127.0.0.1"}) == "127.0.0.1"
+    assert check_url("HTTPS://Farm1.StaticFlickr.com./1.jpg", ())[1] == "farm1.staticflickr.com"
+    url, host = check_url("http://127.0.0.1/a%20b%7E.jpg?x=%41", {"127.0.0.1"})
+    assert (str(url), host) == ("http://127.0.0.1/a%20b%7E.jpg?x=%41", "127.0.0.1")
     with pytest.raises(BadUrlError, match="scheme"):
         check_url("gopher://h/", ())
     with pytest.raises(ForbiddenError, match="scheme"):
@@ -235,11 +238,10 @@ def test_backoff_grows_and_repeats():
     assert backoff(0.5, 1, "yfcc:1") != backoff(0.5, 1, "yfcc:2")
 
 
-def test_mirror_keeps_path_and_query(folder):
-    assert mirrored("https://farm1.h.com/1/a%20b.jpg?x=1", "http://127.0.0.1:8") == "http://127.0.0.1:8/1/a%20b.jpg?x=1"
-    assert mirrored("http://[bad/a.jpg", "http://127.0.0.1:8") == "http://[bad/a.jpg"
-    with serve(folder, {"/1/a.jpg": {"file": "a.jpg"}}) as origin, Fetcher(options(), mirror=origin.url) as fetcher:
-        (found,) = fetcher.fetch([row("http://farm1.staticflickr.com/1/a.jpg")])
+def test_bytes_come_from_the_fetch_url(folder):
+    with serve(folder, {"/1/a.jpg": {"file": "a.jpg"}}) as origin, Fetcher(options()) as fetcher:
+        there = row("http://farm1.staticflickr.com/1/a.jpg") | {"fetch_url": origin.url + "/1/a.jpg"}
+        (found,) = fetcher.fetch([there])
     assert found["status"] == "ok"
     assert found["url"] == "http://farm1.staticflickr.com/1/a.jpg"
     assert found["final_url"] == origin.url + "/1/a.jpg"

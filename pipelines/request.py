@@ -1,0 +1,295 @@
+"""One attempt at one URL: redirects followed by hand, every outcome a status, nothing read beyond its limits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import TypeVar
+from urllib.parse import unquote, urlsplit
+
+import aiohttp
+from yarl import URL
+
+from pipelines.addresses import BadUrlError, ForbiddenError, PublicResolver, check_url
+from pipelines.fetch_options import FetchOptions
+from pipelines.host_turns import AsideError, HostTurns
+from pipelines.robots import MAX_BYTES, Robots, RobotsError, RobotsText, agent_token, opted_out
+
+T = TypeVar("T")
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+# What Flickr sends people to when a photo is gone: photo_unavailable.gif, .png, _l.png, ...
+_PLACEHOLDER = re.compile(r"photo_unavailable[^/]*\.(?:png|gif|jpe?g)$", re.IGNORECASE)
+_HTTP_STATUS = {401: "forbidden", 403: "forbidden", 404: "gone", 408: "timeout", 410: "gone", 429: "throttled",
+                451: "forbidden", 400: "bad_url", 414: "bad_url"}  # fmt: skip
+_SMALL = 1 << 14  # an error page up to this size is read, so that its connection can be used again
+_BUFFER = 1 << 19
+
+
+@dataclass(slots=True)
+class Answer:
+    """What one attempt found; filled as it goes, so that a timeout still says how far it came."""
+
+    final_url: str
+    status: str = ""
+    error: str = ""
+    http_status: int | None = None
+    retry_after: float | None = None
+    body: bytes | None = None
+    ms: float = 0.0
+    asked: bool = False  # a request was made, if only for robots.txt
+    aside: bool = False  # not asked, because the host is asked nothing more in this run
+
+    def end(self, status: str, error: str = "") -> None:
+        self.status, self.error = status, error[:500]
+
+
+class Requester:
+    """The HTTP session of a fetcher. Lives on one event loop, shares its window and the turns at hosts."""
+
+    def __init__(self, options: FetchOptions, turns: HostTurns) -> None:
+        self.options, self._turns = options, turns
+        self._agent = agent_token(options.agent)
+        self._robots = Robots(self._agent, self._robots_text)
+        self._window = asyncio.Semaphore(options.window)
+        self._folders = [os.path.realpath(f) for f in options.allow_files]
+        connector = aiohttp.TCPConnector(limit=0, resolver=PublicResolver(options.allow_hosts), ttl_dns_cache=300)
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            auto_decompress=False,  # a photo is never sent compressed; a bomb might be
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=options.connect_s, sock_read=options.read_s),
+            headers={"User-Agent": options.agent, "Accept": "image/*", "Accept-Encoding": "identity"},
+            read_bufsize=_BUFFER,
+        )
+
+    async def close(self) -> None:
+        self._robots.close()
+        await self._session.close()
+
+    async def attempt(self, answer: Answer, room: asyncio.Event) -> None:
+        """Ask for `answer.final_url`; leaves a body, or a status.
+
+        Args:
+            room: no request begins while this is not set.
+        """
+        try:
+            await self._follow(answer, room)
+        except AsideError as error:
+            answer.aside = True
+            answer.end(error.status, str(error))
+        except RobotsError as error:
+            answer.http_status, answer.retry_after = error.answer.status, error.answer.retry_after
+            answer.end("throttled" if error.answer.status == 429 else "server_error", str(error))
+        except BadUrlError as error:
+            answer.end("bad_url", str(error))
+        except ForbiddenError as error:
+            answer.end("forbidden", str(error))
+        except TimeoutError as error:
+            answer.end("timeout", str(error) or f"longer than total_s={self.options.total_s:g}")
+        except aiohttp.ClientPayloadError as error:
+            answer.end("truncated", str(error))
+        except aiohttp.InvalidURL as error:
+            answer.end("bad_url", f"invalid URL: {error}")
+        except (aiohttp.ClientError, OSError) as error:
+            answer.end("server_error", f"{type(error).__name__}: {error}")
+        except ValueError as error:  # yarl and the IDNA codec on strange hosts
+            answer.end("bad_url", f"{type(error).__name__}: {error}")
+        except Exception as error:  # noqa: BLE001 - one strange answer must not take the others along
+            answer.end("server_error", f"unexpected {type(error).__name__}: {error}")
+
+    async def _follow(self, answer: Answer, room: asyncio.Event) -> None:
+        o = self.options
+        if self._folders and answer.final_url.startswith("file:"):
+            async with self._slot(room):
+                answer.asked = True
+                return await asyncio.to_thread(read_file, answer, self._folders, o.max_bytes)
+        for hop in range(o.max_redirects + 1):
+            url, host = check_url(answer.final_url, o.allow_hosts, redirected=hop > 0)
+            if _PLACEHOLDER.search(url.path):
+                return answer.end("placeholder", "the host says that the photo is unavailable")
+            if o.robots:
+                while (rules := self._robots.rules(url)) is None:
+                    await self._in_turn(host, answer, room, lambda url=url: self._robots.learn(url))  # type: ignore[misc]
+                self._turns.set_delay(host, rules.delay)
+                if not rules.allow(answer.final_url, self._agent):
+                    return answer.end("robots", f"robots.txt of {host} forbids it to {self._agent}")
+            target = await self._in_turn(host, answer, room, lambda url=url: self._ask(url, answer))  # type: ignore[misc]
+            if target is None:
+                return None
+            answer.final_url = target
+        return answer.end("bad_url", f"more than {o.max_redirects} redirects")
+
+    async def _in_turn(self, host: str, answer: Answer, room: asyncio.Event, work: Callable[[], Awaitable[T]]) -> T:
+        """Do the work in a turn at the host and within the window, and tell the host's desk how it went.
+
+        The host comes first, so that a slow host does not hold the window of others.
+        """
+        desk = await self._turns.take(host)
+        outcome, took, wait = "", 0.0, None
+        try:
+            async with self._slot(room):
+                begun, answer.asked = time.monotonic(), True
+                try:
+                    async with asyncio.timeout(self.options.total_s - answer.ms / 1000):
+                        done = await work()
+                    outcome, wait = _outcome(answer), answer.retry_after
+                    return done
+                except RobotsError as error:
+                    outcome = "throttled" if error.answer.status in (429, 503) else "failed"
+                    wait = error.answer.retry_after
+                    raise
+                except aiohttp.ClientPayloadError:
+                    outcome = "answered"
+                    raise
+                except (TimeoutError, aiohttp.ClientError, OSError):
+                    outcome = "failed"
+                    raise
+                finally:
+                    took = 1000 * (time.monotonic() - begun)
+                    answer.ms += took
+        finally:
+            self._turns.give(desk, outcome, took, wait)
+
+    @asynccontextmanager
+    async def _slot(self, room: asyncio.Event) -> AsyncIterator[None]:
+        """A place in the window, while there is room for what comes of it."""
+        while True:
+            await room.wait()
+            async with self._window:
+                if room.is_set():
+                    yield
+                    return
+
+    async def _ask(self, url: URL, answer: Answer) -> str | None:
+        """One request. Returns the URL it redirects to, else None with the answer's body or status set."""
+        response = await self._session.get(url, allow_redirects=False)
+        try:
+            answer.http_status = status = response.status
+            headers = response.headers
+            if status == 200:
+                if self.options.opt_out and "X-Robots-Tag" in headers:
+                    named = opted_out(headers.getall("X-Robots-Tag"), self.options.opt_out, self._agent)
+                    if named:
+                        answer.end("opt_out", f"X-Robots-Tag: {named}")
+                        return None
+                await self._read_body(response, answer)
+                return None
+            await _skip_body(response)
+            if status in _REDIRECTS and (location := headers.get("Location")):
+                return str(url.join(URL(location)))
+            answer.retry_after = parse_retry_after(headers.get("Retry-After"))
+            fallback = "server_error" if status >= 500 or status < 400 else "forbidden"
+            answer.end(_HTTP_STATUS.get(status, fallback), f"HTTP {status}")
+            return None
+        finally:
+            _let_go(response)
+
+    async def _read_body(self, response: aiohttp.ClientResponse, answer: Answer) -> None:
+        o = self.options
+        length = response.content_length
+        if length is not None and length > o.max_bytes:
+            return answer.end("too_big", f"{length} bytes are more than max_bytes={o.max_bytes}")
+        content, chunks, size, begun = response.content, [], 0, time.monotonic()
+        while chunk := await content.readany():
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > o.max_bytes:
+                return answer.end("too_big", f"more than max_bytes={o.max_bytes}")
+            took = time.monotonic() - begun
+            if took > o.grace_s and size < o.min_bytes_per_s * took:
+                return answer.end("timeout", f"{size / took:.0f} bytes/s, min_bytes_per_s={o.min_bytes_per_s:g}")
+        answer.body = b"".join(chunks)
+        return None
+
+    async def _robots_text(self, url: URL) -> RobotsText:
+        """The robots.txt at the URL, in the turn the caller has at its host; other hosts get turns of their own."""
+        home = url.host
+        for hop in range(6):  # RFC 9309, 2.3.1.2: at least five redirects
+            url, host = check_url(str(url), self.options.allow_hosts, redirected=hop > 0)
+            desk = await self._turns.take(host) if url.host != home else None
+            try:
+                found = await self._ask_robots(url)
+            finally:
+                if desk:
+                    self._turns.give(desk)
+            if isinstance(found, RobotsText):
+                return found
+            url = found
+        return RobotsText(404)
+
+    async def _ask_robots(self, url: URL) -> RobotsText | URL:
+        async with asyncio.timeout(self.options.total_s):
+            response = await self._session.get(url, allow_redirects=False)
+            try:
+                location = response.headers.get("Location")
+                if response.status in _REDIRECTS and location:
+                    return url.join(URL(location))
+                body = b""
+                while response.status == 200 and len(body) < MAX_BYTES and (more := await response.content.readany()):
+                    body += more
+                return RobotsText(response.status, body, parse_retry_after(response.headers.get("Retry-After")))
+            finally:
+                _let_go(response)
+
+
+def _let_go(response: aiohttp.ClientResponse) -> None:
+    """Keep the connection if its answer was read to the end; else close it rather than drain it."""
+    if response.content.at_eof():
+        response.release()
+    else:
+        response.close()
+
+
+async def _skip_body(response: aiohttp.ClientResponse) -> None:
+    """Read a small error page, so that its connection can be used again; not worth waiting for."""
+    if (response.content_length or 0) <= _SMALL and not response.content.at_eof():
+        with contextlib.suppress(TimeoutError, aiohttp.ClientError):
+            async with asyncio.timeout(1):
+                await response.content.read(_SMALL)
+
+
+def _outcome(answer: Answer) -> str:
+    status = answer.http_status or 200
+    if status in (429, 503):
+        return "throttled"
+    return "failed" if status >= 500 or answer.status == "timeout" else "answered"
+
+
+def read_file(answer: Answer, folders: Sequence[str], max_bytes: int) -> None:
+    """Read a `file://` URL, if it lies below one of the folders (real paths)."""
+    parts = urlsplit(answer.final_url)
+    path = os.path.realpath(unquote(parts.path))
+    if parts.netloc not in ("", "localhost") or not any(os.path.commonpath([path, f]) == f for f in folders):
+        raise ForbiddenError("the file is not below a folder of fetch.allow_files")
+    if not os.path.isfile(path):
+        return answer.end("gone", "no such file")
+    try:
+        with open(path, "rb") as f:
+            body = f.read(max_bytes + 1)
+    except PermissionError as error:
+        return answer.end("forbidden", str(error))
+    if len(body) > max_bytes:
+        return answer.end("too_big", f"more than max_bytes={max_bytes}")
+    answer.body = body
+    return None
+
+
+def parse_retry_after(value: str | None) -> float | None:
+    """Seconds to wait, from a number of seconds or an HTTP date; None if absent or neither."""
+    if value is None:
+        return None
+    if re.fullmatch(r"[0-9]{1,9}", value.strip()):
+        return float(value)
+    try:
+        when = parsedate_to_datetime(value)
+        return max(0.0, when.replace(tzinfo=when.tzinfo or UTC).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None

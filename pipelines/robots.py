@@ -1,0 +1,126 @@
+"""What a host asks of crawlers: robots.txt (RFC 9309) and the X-Robots-Tag header."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from dataclasses import dataclass
+
+from protego import Protego
+from yarl import URL
+
+KEEP_S = 24 * 3600.0  # RFC 9309, 2.4
+MAX_BYTES = 500 * 1024  # 2.5: what is longer is cut
+MAX_ORIGINS = 10_000
+# Directives of X-Robots-Tag that have a colon of their own; any other word before a colon names a crawler.
+_VALUED = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
+
+
+@dataclass
+class RobotsText:
+    """An answer to the request for a robots.txt."""
+
+    status: int
+    body: bytes = b""
+    retry_after: float | None = None
+
+
+class RobotsError(Exception):
+    """robots.txt cannot be had: until it can, nothing may be asked (RFC 9309, 2.3.1.4)."""
+
+    def __init__(self, answer: RobotsText) -> None:
+        super().__init__(f"robots.txt: HTTP {answer.status}; nothing may be asked before it can be read")
+        self.answer = answer
+
+
+@dataclass(frozen=True)
+class Rules:
+    """`parsed` None allows everything. `delay`: Crawl-delay in seconds."""
+
+    parsed: Protego | None
+    delay: float
+    until: float
+
+    def allow(self, url: str, agent: str) -> bool:
+        return self.parsed is None or self.parsed.can_fetch(url, agent)
+
+
+class Robots:
+    """Rules of many origins, each asked for once a day, by one request however many rows wait for it.
+
+    Args:
+        agent: the product token that rules may name.
+        get: asks for the robots.txt at a URL.
+    """
+
+    def __init__(self, agent: str, get: Callable[[URL], Awaitable[RobotsText]]) -> None:
+        self.agent, self._get = agent, get
+        self._known: dict[tuple[str, str], Rules] = {}
+        self._asking: dict[tuple[str, str], asyncio.Task[Rules]] = {}
+
+    def rules(self, url: URL) -> Rules | None:
+        """The rules of the URL's origin, or None where they must be learnt first."""
+        found = self._known.get((url.scheme, url.raw_authority))
+        return found if found and found.until > time.monotonic() else None
+
+    async def learn(self, url: URL) -> None:
+        """Ask for the robots.txt of the URL's origin.
+
+        Raises:
+            RobotsError: it answered 429 or 5xx.
+            Exception: what the request raised.
+        """
+        key = (url.scheme, url.raw_authority)
+        task = self._asking.get(key)
+        if task is None:
+            task = self._asking[key] = asyncio.ensure_future(self._ask(url))
+            task.add_done_callback(lambda done: self._asking.pop(key) and (done.cancelled() or done.exception()))
+        rules = await asyncio.shield(task)
+        while len(self._known) >= MAX_ORIGINS:
+            self._known.pop(next(iter(self._known)))
+        self._known[key] = rules
+
+    def close(self) -> None:
+        for task in list(self._asking.values()):
+            task.cancel()
+
+    async def _ask(self, url: URL) -> Rules:
+        answer = await self._get(URL.build(scheme=url.scheme, authority=url.authority, path="/robots.txt"))
+        if answer.status == 429 or answer.status >= 500:
+            raise RobotsError(answer)
+        parsed = parse_robots(answer.body) if answer.status == 200 else None
+        delay = (parsed.crawl_delay(self.agent) or 0.0) if parsed else 0.0
+        return Rules(parsed, delay if 0 <= delay < KEEP_S else 0.0, time.monotonic() + KEEP_S)
+
+
+def parse_robots(body: bytes) -> Protego | None:
+    """Rules of a robots.txt; None where it has none."""
+    text = body[:MAX_BYTES].decode("utf-8-sig", "replace")
+    return Protego.parse(text) if "disallow" in text.lower() or "delay" in text.lower() else None
+
+
+def agent_token(user_agent: str) -> str:
+    """The product token of a User-Agent, the name that robots.txt knows a crawler by."""
+    found = re.match(r"[A-Za-z_-]+", user_agent.strip())
+    return found[0].lower() if found else "*"
+
+
+def opted_out(headers: Iterable[str], directives: Collection[str], agent: str) -> str:
+    """The directive by which X-Robots-Tag headers forbid this use, or "".
+
+    Args:
+        headers: values of all X-Robots-Tag headers: `noai, noindex`, or `somebot: noai` for that crawler only.
+        directives: what counts, lower case.
+        agent: our product token.
+    """
+    for header in headers:
+        meant = True  # until a crawler is named, everybody is meant
+        for item in header.lower().split(","):
+            name, colon, value = item.partition(":")
+            if colon and name.strip() not in _VALUED:
+                meant, item = name.strip() in (agent, "*"), value
+            if meant and item.strip() in directives:
+                return item.strip()
+    return ""
