@@ -42,9 +42,16 @@ _DROPPED = {
 }  # fmt: skip
 _STYLE = """
 td i { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 9px; vertical-align: -1px }
+.charts + .note { margin-top: 14px }
+td span { display: inline-block; min-width: 120px }
 ol { padding-left: 22px; max-width: 74ch }
 ol li { margin-bottom: 12px }
 ol pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 6px 0 0 }
+@media(max-width:520px) {
+  td.wrap { min-width: 130px; font-size: 15px }
+  td small { margin-left: 21px }
+  th,td { padding: 7px 5px }
+}
 """
 
 
@@ -60,9 +67,12 @@ def write_page(dataset: Dataset, summary: Mapping[str, Any]) -> str:
     parts = (
         _headline(dataset, summary, found, kept),
         page.section("Throughput", _throughput(found), lead="How fast photos came in while the crawl was at work."),
-        page.section("What came of every address", _statuses(summary["status"])),
-        page.section("Hosts", _hosts(manifests)),
-        page.section("Left out before asking", _dropped(summary)),
+        page.section(
+            "What came of every address", _statuses(summary["status"]),
+            lead="Each address ends as one row with one status; a failure is kept as it is.",
+        ),
+        page.section("Hosts", _hosts(manifests), lead="Who was asked most. A redirect counts where it ended."),
+        page.section("Left out before asking", _dropped(summary), lead="Rows of the metadata that were not wanted."),
         page.section(
             "Contact sheet", sheet_html(dataset),
             lead=f"Up to {SHEET} photos, drawn by their ids and not by eye. Each leads to its page.",
@@ -78,20 +88,20 @@ def write_page(dataset: Dataset, summary: Mapping[str, Any]) -> str:
 def _headline(dataset: Dataset, summary: Mapping[str, Any], found: Pace | None, kept: int) -> str:
     status = Counter(summary["status"])
     asked, copies = sum(status.values()), summary["duplicates"]
-    tail = f" {copies:,} of them {_be(copies)} the same as another." if copies else ""
     text = (
         f"{_count(summary['lines'], 'row')} of metadata, {summary['wanted']:,} of them wanted. "
-        f"{_count(asked, 'address')} asked so far, and {status['ok']:,} gave a photo.{tail}"
+        f"{_count(asked, 'address')} asked so far: {status['ok']:,} gave a photo, {copies:,} of them a copy of another."
     )
     numbers = [
         (f"{summary['photos']:,}", "photos, each once"),
         (_percent(status["ok"], asked), "of addresses gave one"),
+        (f"{copies:,}", "copies of another, left out"),
     ]
     if kept:
         numbers.append((_size(kept), "of photos received"))
     if found is not None:
         rate = float(found.photos.mean())
-        numbers += [(duration(found.seconds), "at work"), (f"{rate:,.1f}", "photos a second")]
+        numbers += [(duration(found.seconds), "at work"), (_rate(rate), "photos a second")]
     title = f"{_count(summary['photos'], 'photo')} for {escape(dataset.category)}"
     return f'<p class="kicker">wildshape crawl</p><h1>{title}</h1><p class="summary">{text}</p>{page.numbers(numbers)}'
 
@@ -100,15 +110,15 @@ def _throughput(found: Pace | None) -> str:
     if found is None:
         return page.note("The parts of this crawl carry no times.")
     charts = "".join(
-        page.chart(title, f"{values.mean():,.1f} on average (dashed)", pace_chart(found, values, color, title))
+        page.chart(title, f"{_rate(values.mean())} on average (dashed)", pace_chart(found, values, color, title))
         for title, values, color in (
             ("Photos a second", found.photos, COOL),
             ("Megabytes a second", found.megabytes, WARM),
         )
     )
     n = len(found.pauses)
-    pauses = f"The crawl rested {_times(n)} for more than a minute; dotted lines stand where." if n else ""
-    return f'<div class="charts">{charts}</div>' + (page.note(pauses) if n else "")
+    rest = page.note(f"The crawl rested {_times(n)} for more than a minute: a dotted line for each rest.") if n else ""
+    return f'<div class="charts">{charts}</div>{rest}'
 
 
 def _statuses(status: Mapping[str, int]) -> str:
@@ -120,22 +130,13 @@ def _statuses(status: Mapping[str, int]) -> str:
     order = sorted(status, key=lambda s: (s != "ok", -status[s], s))
     known = {s: _STATUS.get(s, (s.replace("_", " "), "#999999")) for s in order}
     bar = "".join(f'<i style="flex:{status[s]};background:{known[s][1]}" title="{escape(s)}"></i>' for s in order)
-    rows = [
-        (
-            [
-                f'<i style="background:{known[s][1]}"></i>{escape(s)}',
-                f"{status[s]:,}",
-                _percent(status[s], total),
-                escape(known[s][0]) + (" <small>may heal</small>" if s in HEALABLE else ""),
-            ],
-            False,
-        )
-        for s in order
-    ]
-    head = ("status", "addresses", "share", "meaning")
-    return f'<div class="bar" role="img" aria-label="addresses by status">{bar}</div>' + page.table(
-        head, rows, left=(3,)
-    )
+    rows = []
+    for s in order:
+        meaning = escape(known[s][0]) + ("; may heal" if s in HEALABLE else "")
+        name = f'<i style="background:{known[s][1]}"></i><span>{escape(s)}</span><small>{meaning}</small>'
+        rows.append(([name, f"{status[s]:,}", _percent(status[s], total)], False))
+    shown = f'<div class="bar" role="img" aria-label="addresses by status">{bar}</div>'
+    return shown + page.table(("status", "addresses", "share"), rows, left=(0,))
 
 
 def _hosts(manifests: Iterable[Mapping[str, Any]]) -> str:
@@ -152,13 +153,13 @@ def _hosts(manifests: Iterable[Mapping[str, Any]]) -> str:
     rows = []
     for name in order[:HOSTS]:
         n = status[name].total()
-        cells = [escape(name) or "no host", f"{n:,}", _percent(status[name]["ok"], n), _size(size[name])]
-        rows.append(([*cells, f"{ms[name] / n:,.0f} ms"], False))
+        cells = [escape(name).replace(".", ".<wbr>") or "no host", f"{n:,}", _percent(status[name]["ok"], n)]
+        rows.append(([*cells, f"{size[name] / 1e6:,.1f}", f"{ms[name] / n:,.0f}"], False))
     rest = order[HOSTS:]
     others = _count(sum(status[h].total() for h in rest), "address")
     more = f"{_count(len(rest), 'more host')} answered for {others}." if rest else ""
-    head = ("host", "addresses", "gave a photo", "received", "time for one")
-    return page.table(head, rows) + (page.note(more) if more else "")
+    head = ("host", "asked", "gave one", "MB", "ms each")
+    return page.table(head, rows, left=(0,)) + (page.note(more) if more else "")
 
 
 def _dropped(summary: Mapping[str, Any]) -> str:
@@ -169,7 +170,7 @@ def _dropped(summary: Mapping[str, Any]) -> str:
         ([escape(_DROPPED.get(reason, reason.replace("_", " "))), f"{n:,}", _percent(n, summary["lines"])], False)
         for reason, n in counts.most_common()
     ]
-    return page.table(("why", "rows", "share of all rows"), rows, left=(0,))
+    return page.table(("why", "rows", "share"), rows, left=(0,))
 
 
 def _next(dataset: Dataset, summary: Mapping[str, Any]) -> str:
@@ -205,12 +206,18 @@ def _next(dataset: Dataset, summary: Mapping[str, Any]) -> str:
 
 
 def _percent(n: float, total: float) -> str:
-    return f"{100 * n / total:.1f} %" if total else "&ndash;"
+    if not total:
+        return "&ndash;"
+    return "&lt; 0.1 %" if 0 < n < 0.0005 * total else f"{100 * n / total:.1f} %"
 
 
 def _size(n: float) -> str:
     """Bytes as people say it: `0.4 MB`, `12.1 GB`."""
     return f"{n / 1e6:,.1f} MB" if n < 1e9 else f"{n / 1e9:,.1f} GB" if n < 1e12 else f"{n / 1e12:,.2f} TB"
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.1f}" if value >= 10 else f"{value:.2g}"
 
 
 def _count(n: int, noun: str) -> str:
@@ -219,7 +226,3 @@ def _count(n: int, noun: str) -> str:
 
 def _times(n: int) -> str:
     return {1: "once", 2: "twice"}.get(n, f"{n} times")
-
-
-def _be(n: int) -> str:
-    return "is" if n == 1 else "are"

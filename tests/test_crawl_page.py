@@ -45,15 +45,14 @@ def test_one_file_with_everything_inside(html: str) -> None:
 
 
 def test_the_numbers_are_the_summary_and_the_notes(html: str) -> None:
-    text = re.sub(r"<[^>]+>", " ", html)
+    text = re.sub(r"<[^>]+>", " ", html.replace("<wbr>", ""))
     text = re.sub(r"\s+", " ", text)
     assert "22 photos for horse" in text
     assert "85.7 % of addresses gave one" in text
-    assert "24 gave a photo. 2 of them are the same as another." in text
-    assert "gone 2 7.1 % the photo is no longer there (404, 410)" in text
-    assert "timeout 1 3.6 % the host took too long may heal" in text
+    assert "28 addresses asked so far: 24 gave a photo, 2 of them a copy of another." in text
+    assert "gone the photo is no longer there (404, 410) 2 7.1 %" in text
+    assert "timeout the host took too long; may heal 1 3.6 %" in text
     assert "farm0.example.org 10 80.0 %" in text
-    assert "20 ms" in text
     assert "none of the words in title, description or tags 900 90.0 %" in text
     assert "The crawl rested once for more than a minute" in text
     assert "1 failure may have healed" in text
