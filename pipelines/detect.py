@@ -8,7 +8,7 @@ from typing import Any
 from tables import Dataset, InputError, Lake, fingerprint
 from trainers.app import command
 
-VERSION = 1
+VERSION = 2
 DETECTORS = ("own",)
 
 
@@ -37,10 +37,19 @@ def check_detector(name: str) -> None:
 def detect(lake: Lake, category: str, photos: Dataset, model: str, rules: Mapping[str, Any], resources: Any) -> Dataset:
     """Detect in every photo that is not a failure or a duplicate; return the finished `instances` dataset.
 
+    Photos that look alike are told apart here, where they are decoded anyway: the instances of a near duplicate name
+    the photo that stays in `duplicate_of`, and later stages leave them out.
+
     Args:
         model: path of a detector checkpoint.
         rules: the `detect` section of the config.
+
+    Raises:
+        InputError: `detect.radius` is not a number of bits.
     """
+    radius = rules["radius"]
+    if type(radius) is not int or not 0 <= radius <= 63:
+        raise InputError("detect.radius", radius, "a whole number of bits between 0 and 63")
     from models.checkpoint import weights_digest
     from pipelines.detect_worker import DetectWorker
     from pipelines.stage import parts_as_units, run_stage
@@ -52,8 +61,29 @@ def detect(lake: Lake, category: str, photos: Dataset, model: str, rules: Mappin
     if not instances.is_finished(state):
         args = {"photos": photos, "instances": instances, "model": model, "detector": weights}
         args |= {"category": category, "rules": dict(rules)}
-        run_stage(instances, parts_as_units(photos), DetectWorker, args, resources, state)
+        totals = run_stage(instances, parts_as_units(photos), DetectWorker, args, resources, state, finish=False)
+        totals["near_duplicates"] = mark_near_duplicates(instances, radius)
+        instances.finish(state, totals)
     return instances
+
+
+def mark_near_duplicates(instances: Dataset, radius: int) -> int:
+    """Write `duplicate_of` over the committed instances; return how many photos are near duplicates."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from pipelines.duplicates import find_near
+
+    if not instances.manifests():
+        return 0
+    rows = instances.read(["instance_id", "photo_id", "dhash"])
+    photos = rows.group_by("photo_id").aggregate([("dhash", "min")])
+    keeper_of = find_near(photos["photo_id"], photos["dhash_min"], radius)
+    removed, keepers = (pa.array(list(names), pa.string()) for names in (keeper_of, keeper_of.values()))
+    where = pc.index_in(rows["photo_id"], removed)
+    found = pa.table({"instance_id": rows["instance_id"], "duplicate_of": keepers.take(where.combine_chunks())})
+    instances.overlay(found.filter(pc.is_valid(where)))
+    return len(keeper_of)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
@@ -13,6 +14,7 @@ from models.checkpoint import load_checkpoint
 from models.heatmap import decode_boxes
 from models.photo import decode_photo, letterbox, normalise
 from pipelines.label_worker import crop_fields, rows_to_table
+from pipelines.photo_resize import dhash
 from tables import Dataset, instance_id, schema
 
 BATCH = 16
@@ -63,6 +65,7 @@ class DetectWorker:
         boxes = decode_boxes(output, float(rules["score"]), int(rules["most"]), float(rules["overlap"]))
         for (row, image), (_, scale), (box, score) in zip(batch, boxed, boxes, strict=True):
             height, width = image.shape[:2]
+            bits = dhash(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
             for b, s in zip(box.double().numpy() / scale, score.tolist(), strict=True):
                 lo = np.clip(b[:2], 0, (width, height))
                 hi = np.clip(b[:2] + b[2:], 0, (width, height))
@@ -72,7 +75,7 @@ class DetectWorker:
                     continue
                 found.append({
                     "instance_id": instance_id(row["sha256"], bbox, self.detector), "photo_id": row["photo_id"],
-                    "category": self.category, "score": s, "detector": self.detector,
+                    "category": self.category, "score": s, "detector": self.detector, "dhash": bits,
                     **crop_fields(image, bbox, int(rules["crop_px"])),
                 })  # fmt: skip
         return found

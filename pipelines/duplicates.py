@@ -5,6 +5,8 @@ Both searches name the keeper of each removed photo. Photos are columns here, so
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -63,12 +65,12 @@ def _nearest_keepers(bits: np.ndarray, radius: int) -> np.ndarray:
         return keeper
     # Photos of one hash share its fate, but for the first of a hash that stays, and for keepers between them.
     hashes, first, hash_of = np.unique(bits[seen], return_index=True, return_inverse=True)
-    kept = _keep_first(hashes, first, radius)
+    kept, pairs = _keep_first(hashes, first, radius)
     found = np.where(kept[hash_of], first[hash_of], -1)
 
     # Of each removed hash the kept ones within reach, in the order of their first photos; the nearest up to there.
     count = len(seen)
-    gone, near = _links(hashes, kept, radius)
+    gone, near = _links(kept, _all_pairs(hashes, radius) if pairs is None else [pairs])
     rank = gone * count + first[near]
     order = np.argsort(rank)
     rank, gone, near = rank[order], gone[order], near[order]
@@ -83,12 +85,15 @@ def _nearest_keepers(bits: np.ndarray, radius: int) -> np.ndarray:
     return keeper
 
 
-def _keep_first(hashes: np.ndarray, first: np.ndarray, radius: int) -> np.ndarray:
-    """Which hashes stay, bool [U], when each is taken in turn unless it lies within `radius` of one that stays.
+def _keep_first(hashes: np.ndarray, first: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Take each hash in turn unless it lies within `radius` of one that is taken.
 
     Args:
         hashes: uint64 [U], sorted.
         first: int64 [U], their turns.
+
+    Returns:
+        Which stay, bool [U]; and where all near pairs stand, int64 [2,P], or None if they are too many to hold.
     """
     kept = bytearray(len(hashes))
     turns = np.argsort(first)
@@ -107,17 +112,21 @@ def _keep_first(hashes: np.ndarray, first: np.ndarray, radius: int) -> np.ndarra
             if kept[one]:
                 kept[other] = 0
         at, size = at + size, size * 2
-    return np.frombuffer(kept, bool)
+    return np.frombuffer(kept, bool), pairs if len(group) == len(hashes) else None
 
 
-def _links(hashes: np.ndarray, kept: np.ndarray, radius: int) -> np.ndarray:
-    """Where hashes that did not stay, and kept ones within `radius` of them, stand: int64 [2,L]."""
+def _links(kept: np.ndarray, pairs: Iterable[np.ndarray]) -> np.ndarray:
+    """The pairs of a hash that did not stay and one that did, in this order: int64 [2,L]."""
     found = [np.empty((2, 0), np.int64)]
-    for pair in near_pairs(hashes, radius):
-        at = np.searchsorted(hashes, pair)
-        stays = kept[at]
-        found.append(np.where(stays[0], at[::-1], at)[:, stays[0] != stays[1]])
+    for pair in pairs:
+        stays = kept[pair]
+        found.append(np.where(stays[0], pair[::-1], pair)[:, stays[0] != stays[1]])
     return np.concatenate(found, 1)
+
+
+def _all_pairs(hashes: np.ndarray, radius: int) -> Iterator[np.ndarray]:
+    """Where near pairs stand among the hashes, int64 [2,P] at a time."""
+    return (np.searchsorted(hashes, pair) for pair in near_pairs(hashes, radius))
 
 
 def _pairs(hashes: np.ndarray, present: np.ndarray, radius: int, most: int) -> np.ndarray | None:

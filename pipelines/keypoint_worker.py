@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from models.checkpoint import load_checkpoint
@@ -19,7 +20,7 @@ COLUMNS_2D = ("keypoints", "keypoints_aux", "keypoints_mt")
 
 
 class KeypointWorker:
-    """Predicts on one part of `instances` and commits one part of `pseudo_labels`.
+    """Predicts on one part of `instances`, near duplicates left out, and commits one part of `pseudo_labels`.
 
     Args:
         models: paths of the `pose`, `aux` and `acsm` checkpoints; `aux` and `acsm` may be None.
@@ -44,7 +45,8 @@ class KeypointWorker:
         self.image_size, self.before = image_size, before
 
     def __call__(self, part: str, payload: Any) -> dict[str, int]:
-        rows = self.instances.read(["instance_id", "bbox", "crop"], [part])
+        rows = self.instances.read(["instance_id", "bbox", "crop", "duplicate_of"], [part])
+        rows = rows.filter(pc.is_null(rows["duplicate_of"]))
         made = [self._predict(rows.slice(s, BATCH)) for s in range(0, max(1, len(rows)), BATCH)]
         columns: dict[str, Any] = {k: pa.concat_arrays([m[k] for m in made]) for k in made[0]}
         if self.before is not None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from models.crops import STORED, cut, window
 from models.photo import decode_photo
+from pipelines.photo_resize import dhash
 from tables import Dataset, InputError, instance_id, photo_id, schema, to_column
 
 
@@ -37,6 +38,7 @@ class LabelWorker:
             url = f"file://{path}"
             pid = photo_id(url, "label", sha[:20])
             height, width = image.shape[:2]
+            bits = dhash(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
             photos.append({
                 "photo_id": pid, "url": url, "status": "ok", "bytes": data, "sha256": sha,
                 "width": width, "height": height,
@@ -45,7 +47,7 @@ class LabelWorker:
                 iid = instance_id(sha, animal["bbox"], "label")
                 instances.append(
                     {"instance_id": iid, "photo_id": pid, "category": self.category, "score": 1.0, "detector": "label",
-                     **crop_fields(image, animal["bbox"], self.crop_px)}
+                     "dhash": bits, **crop_fields(image, animal["bbox"], self.crop_px)}
                 )  # fmt: skip
                 mask = decode_mask(animal["segmentation"], height, width)
                 png = None if mask is None else cv2.imencode(".png", mask * 255)[1].tobytes()

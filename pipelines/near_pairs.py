@@ -77,13 +77,16 @@ def _neighbours(moved: np.ndarray, free: int, radius: int) -> Iterator[np.ndarra
     """Pairs within `radius`, uint64 [2,P], of the sorted hashes that agree in all but the `free` lowest bits."""
     for start in range(0, len(moved), _SLAB):
         at = np.arange(start, min(start + _SLAB, len(moved) - 1))
-        step = 1
+        found: list[np.ndarray] = []
+        step, count = 1, 0
         while len(at):  # what is alike so far with the one `step` further on
             difference = moved[at] ^ moved[at + step]
             alike = difference >> np.uint64(free) == 0
             at, difference = at[alike], difference[alike]
             near = at[np.bitwise_count(difference) <= radius]
-            if len(near):
-                yield np.stack([moved[near], moved[near + step]])
-            step += 1
+            found.append(moved[[near, near + step]])
+            step, count = step + 1, count + len(near)
             at = at[at < len(moved) - step]
+            if count > _SLAB or (count and not len(at)):
+                yield np.concatenate(found, 1)
+                found, count = [], 0

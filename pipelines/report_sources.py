@@ -38,7 +38,7 @@ def counted(record: RunRecord) -> tuple[dict[str, int], Counter[str]]:
     for number in reversed(record.numbers):
         instances = record.dataset("instances", number)
         if instances is not None:
-            counts["animals"] = sum(m["rows"] for m in instances.manifests().values())
+            counts["animals"] = instances.read(["duplicate_of"])["duplicate_of"].null_count
             break
     labels = record.round(min(record.numbers, default=0)).get("items")
     used = record.round(max(record.numbers, default=0)).get("items")

@@ -27,11 +27,12 @@ def schema(table: str, keypoints: int = 16, transforms: int = 7) -> pa.Schema:
             ("width", pa.int32()), ("height", pa.int32()),
             ("license", pa.string()), ("author", pa.string()), ("page_url", pa.string()),
         ],
-        # One row per detected or labelled animal. `crop` is a square JPEG of the photo's `window`.
+        # One row per detected or labelled animal. `crop` is a square JPEG of the photo's `window`. `dhash` is of the
+        # whole photo; `duplicate_of` names the photo that stays where this one is a near duplicate of it.
         "instances": [
             ("instance_id", pa.string()), ("photo_id", pa.string()), ("category", pa.string()),
             ("bbox", _floats(4)), ("score", pa.float32()), ("detector", pa.string()),
-            ("window", _floats(3)), ("crop", pa.binary()),
+            ("window", _floats(3)), ("crop", pa.binary()), ("dhash", pa.uint64()), ("duplicate_of", pa.string()),
         ],
         # Keypoints [K,3]: x, y in photo pixels, v in {0, 1, 2}. Camera [7]: s, tx, ty in photo pixels and the
         # wxyz quaternion that turns template axes to image axes (weak perspective: s R X + t).

@@ -9,8 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from tiny import CATEGORY, shared_lake
 
@@ -24,7 +26,7 @@ from pipelines.stage import parts_as_units, run_stage
 from tables import Dataset, InputError, Lake, schema, to_numpy
 
 pytestmark = pytest.mark.ray
-RULES = {"score": 0.0, "overlap": 0.5, "most": 2, "min_side": 2, "crop_px": 96}
+RULES = {"score": 0.0, "overlap": 0.5, "most": 2, "min_side": 2, "crop_px": 96, "radius": 0}
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +125,8 @@ def test_a_finished_stage_is_skipped_and_a_missing_part_alone_is_redone(
     assert {p: m for p, m in redone.items() if p != "p1"} == {p: m for p, m in manifests.items() if p != "p1"}
     assert redone["p1"]["digest"] == manifests["p1"]["digest"]
     assert redone["p1"]["rows"] == manifests["p1"]["rows"]
-    assert {f for f in before if after.get(f) != before[f]} == {"_manifests/p1.json", "_finished.json"}
+    changed = {f for f in before if after.get(f) != before[f]}
+    assert changed == {"_manifests/p1.json", "_finished.json", "_overlay.parquet"}
     assert again.state() == state
     summary = (again.finished() or {})["summary"]
     assert (summary["units"], summary["units_skipped"]) == (1, 2)
@@ -135,6 +138,42 @@ def test_other_rules_make_another_dataset(
     other = detect(lake, CATEGORY, photos, detector, {**RULES, "most": 1}, ray_local)
     assert other.fingerprint != instances.fingerprint
     assert max(np.unique(other.read(["photo_id"])["photo_id"].to_numpy(), return_counts=True)[1]) == 1
+
+
+def test_near_duplicates_are_marked_at_detection_and_left_out_afterwards(
+    lake: Lake, photos: Dataset, detector: str, ray_local: SimpleNamespace
+) -> None:
+    rows = photos.read()
+    usable = rows.filter(pc.and_(pc.equal(rows["status"], "ok"), pc.is_null(rows["duplicate_of"])))
+    first = usable.slice(0, 1).to_pylist()[0]
+    image = cv2.imdecode(np.frombuffer(first["bytes"], np.uint8), cv2.IMREAD_COLOR)
+    data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 70])[1].tobytes()
+    copy = {**first, "photo_id": "zz", "bytes": data, "sha256": "other"}
+    more = lake.dataset("photos", CATEGORY, {"stage": "crawl", "near": True})
+    more.write("p0", usable.slice(0, 3), schema("photos"))
+    more.write("p1", pa.Table.from_pylist([copy], schema("photos")), schema("photos"))
+    more.finish("tiny")
+
+    found = detect(lake, CATEGORY, more, detector, {**RULES, "radius": 4}, ray_local)
+    held = found.read(["instance_id", "photo_id", "dhash", "duplicate_of"]).to_pylist()
+    copies = [r for r in held if r["photo_id"] == "zz"]
+    assert copies
+    assert {r["duplicate_of"] for r in copies} == {first["photo_id"]}
+    bits = {r["dhash"] for r in held if r["photo_id"] == first["photo_id"]}
+    assert len(bits) == 1
+    assert (bits.pop() ^ copies[0]["dhash"]).bit_count() <= 4
+    assert (found.finished() or {})["summary"]["near_duplicates"] >= 1
+
+    stay = [r["instance_id"] for r in held if r["duplicate_of"] is None]
+    assert infer(lake, CATEGORY, found, models(lake), 1, ray_local).read()["instance_id"].to_pylist() == stay
+    every = detect(lake, CATEGORY, more, detector, RULES, ray_local)  # radius 0
+    assert every.read(["duplicate_of"])["duplicate_of"].null_count == len(held)
+
+
+@pytest.mark.parametrize("radius", ["abc", 64, -1, 1.5, None, True])
+def test_a_radius_is_a_number_of_bits(lake: Lake, photos: Dataset, radius: Any) -> None:
+    with pytest.raises(InputError, match=r"detect\.radius"):
+        detect(lake, CATEGORY, photos, "nowhere", {**RULES, "radius": radius}, None)
 
 
 def test_keypoints_of_every_instance_and_again_with_another_3d_net(
