@@ -3,164 +3,153 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from tables import Dataset, InputError, Lake, fingerprint, schema
+from tables import Dataset, InputError, Lake, check_category, fingerprint, schema
 from trainers.app import command
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipelines.plan import Plan
     from pipelines.source_filter import SourceOptions
 
-Row = dict[str, str]
+SHARDS_AT_ONCE = 3  # so that the last, slow URLs of a shard leave no gap before the next
+SUSPECT = 20  # photos of the same bytes that make these bytes a suspected placeholder
 
 
 def crawl(
-    lake: Lake, category: str, source: Any, fetch: Any, resources: Any, radius: int = 4
+    lake: Lake, category: str, source: Any, fetch: Any, resources: Any, retry: str | None = None
 ) -> tuple[Dataset, dict[str, Any]]:
     """Fetch what the source has of the category and is not fetched yet; mark duplicates; finish the dataset.
 
     The dataset is named by the filters and by what makes a photo ok, not by the metadata file: rows added to the file,
     another mirror or other timeouts extend the same crawl. Committed URLs are never asked for again, except with
-    `fetch.retry_failed`, which goes over the failures that can heal.
+    `retry`.
 
     Args:
         source, fetch, resources: these sections of the config.
-        radius: photos whose difference hashes differ in so many bits are duplicates; 0 compares bytes only.
+        retry: `failed` asks once more for the committed failures that can heal.
 
     Returns:
         The finished `photos` dataset, and the summary: `lines, rejected, dropped` (by reason), `wanted, fetched`,
-        `status` (rows by status), `duplicates, photos` (ok and no duplicate).
+        `status` (rows by status), `duplicates, photos` (ok and no duplicate), `suspects` (bytes that many photos have).
 
     Raises:
-        InputError: the source or an option is wrong, or no row passes the filters; before Ray starts.
-        RuntimeError: more blocks were lost than `resources.failure_budget` allows.
+        InputError: the source or an option is wrong, or no row passes the filters; before anything is fetched.
+        RuntimeError: more shards were lost than `resources.failure_budget` allows.
     """
+    from pipelines.crawl_page import write_page
     from pipelines.fetch_options import FetchOptions
-    from pipelines.sources import check_source, read_source, source_size
-    from pipelines.stage import connect, run_stage
+    from pipelines.plan import make_plan, needs_ray
+    from pipelines.sources import check_source
+    from pipelines.stage import connect
 
-    if not category or set(category) & set("/=") or category.startswith("."):
-        raise InputError("category", category, 'a word without "/" or "="')
-    if not 0 <= radius <= 63:
-        raise InputError("dedup.radius", radius, "a number of bits between 0 and 63")
+    check_category(category)
+    if retry not in (None, "failed"):
+        raise InputError("retry", retry, "null or failed")
     options, limits = check_source(source, category), FetchOptions.from_config(fetch)
-    big = options.in_ranges(source_size(options))
-    with connect(resources) if big else nullcontext():
-        found = read_source(options)
-        counts = {"lines": found.lines, "rejected": found.rejected, "dropped": dict(sorted(found.dropped.items()))}
-        if not found.rows:
-            raise InputError("source.path", options.path, _nothing(options, counts))
-        dataset = open_dataset(lake, category, options, limits.identity())
-        lake.files.write_json(f"{dataset.path}/_rejects.json", {"rejected": found.rejected, "rows": found.rejects})
-        if dataset.finished() is None:
-            # An interrupted crawl: where no host could be reached, it was the network (or, with the driver, the
-            # sandbox's origin) that was gone, not the photos. Such blocks are fetched again, whole.
-            for part, manifest in dataset.manifests().items():
-                if manifest["refused"]:
-                    dataset.forget(part)
-        todo = sorted(_todo(dataset, found.rows, limits.retry_failed), key=lambda r: r["photo_id"])
-        units = dict(_blocks(todo, limits.block, _generation(dataset) if limits.retry_failed else ""))
-        ids = sorted(r["photo_id"] for r in found.rows)
-        input_state = fingerprint({"ids": hashlib.sha256("\n".join(ids).encode()).hexdigest(), "radius": radius})
-        if units:
-            actors = max(1, min(int(resources.actors), len(units)))
-            # Each actor holds the limit of its hosts for itself, so that all of them together stay within it.
-            share = replace(limits, per_host=max(1, limits.per_host // actors))
-            args = {"dataset": dataset, "limits": asdict(share), "mirror": options.mirror}
-            run_stage(dataset, units, FetchBlock, args, resources, input_state, finish=False)
-        summary = {**counts, "wanted": len(found.rows), "fetched": len(todo)}
-        if not units and dataset.is_finished(input_state):
-            return dataset, {**summary, **_tally(dataset)}
-        mark_duplicates(dataset, radius)
-        summary.update(_tally(dataset))
-        dataset.finish(input_state, summary)
-    return dataset, summary
+    if options.mirror and options.mirror.startswith("file:"):
+        limits = replace(limits, allow_files=(*limits.allow_files, urlsplit(options.mirror).path))
+    dataset = open_dataset(lake, category, options, limits.identity())
+    with ExitStack() as held:
+        if needs_ray(options, dataset):
+            held.enter_context(connect(resources))
+        plan = make_plan(dataset, options, resources)
+        if not plan.counts["wanted"]:
+            raise InputError("source.path", options.path, _nothing(options, plan.counts))
+        input_state = fingerprint({"ids": _digest(plan)})
+        if retry or not dataset.is_finished(input_state):
+            held.enter_context(connect(resources))
+            fetched = _fetch(dataset, plan, limits, resources, input_state, retry)
+            mark_duplicates(dataset)
+            summary = {**plan.counts, "fetched": fetched, **tally(dataset)}
+            dataset.finish(input_state, summary)
+            write_page(dataset, summary)
+            return dataset, summary
+    return dataset, {**plan.counts, "fetched": 0, **tally(dataset)}
 
 
 def open_dataset(lake: Lake, category: str, options: SourceOptions, limits: Mapping[str, Any]) -> Dataset:
     """The `photos` dataset of these filters and size limits."""
-    return lake.dataset("photos", category, {"stage": "crawl", "version": 1, "source": options.identity(), **limits})
+    return lake.dataset("photos", category, {"stage": "crawl", "version": 2, "source": options.identity(), **limits})
 
 
-class FetchBlock:
-    """Worker of the stage: fetches one block of rows and commits it as one part."""
+def _fetch(dataset: Dataset, plan: Plan, limits: Any, resources: Any, input_state: str, retry: str | None) -> int:
+    """Fetch every shard of the plan; return how many URLs were asked for in this run."""
+    from pipelines.crawl_progress import show
+    from pipelines.crawl_worker import CrawlWorker
+    from pipelines.hosts import keeper_actor
+    from pipelines.stage import run_stage
 
-    def __init__(self, dataset: Dataset, limits: dict[str, Any], mirror: str | None) -> None:
-        import cv2
+    again = ""
+    if retry:
+        passes = [p.split("-")[1] for p in dataset.parts() if p.count("-") == 2]
+        again = f"r{max((int(p[1:]) for p in passes), default=0) + 1:03d}-"
+    if dataset.finished() is None:
+        # An interrupted crawl: where no host could be reached, it was the network (or, with the driver, the sandbox's
+        # origin) that was gone, not the photos. Such blocks are fetched again, whole.
+        for part, manifest in dataset.manifests().items():
+            if manifest["refused"]:
+                dataset.forget(part)
+    alone = min(int(resources.actors), len(plan.shards)) == 1
+    args = {"dataset": dataset, "plan": plan, "limits": asdict(limits), "again": again}
+    args["keeper"] = None if alone else keeper_actor(limits)
+    units: dict[str, Any] = dict.fromkeys(plan.shards)
+    done = run_stage(
+        dataset, units, CrawlWorker, args, resources, input_state, finish=False, at_once=SHARDS_AT_ONCE,
+        show=partial(show, dataset=dataset, wanted=plan.counts["wanted"]),
+    )  # fmt: skip
+    return done["fetched"]
 
-        from pipelines.fetch import Fetcher
-        from pipelines.fetch_options import FetchOptions
 
-        cv2.setNumThreads(1)
-        self.dataset = dataset
-        self.fetcher = Fetcher(FetchOptions(**limits), mirror)
-
-    def __call__(self, part: str, payload: Any) -> Mapping[str, int]:
-        import pyarrow as pa
-
-        rows = self.fetcher.fetch(payload)
-        refused = sum((r["error"] or "").startswith("ClientConnectorError:") for r in rows)
-        self.dataset.write(part, pa.Table.from_pylist(rows, schema("photos")), schema("photos"), refused=refused)
-        return Counter(r["status"] for r in rows)
+def _digest(plan: Plan) -> str:
+    """Hash of the ids that are wanted, whatever file they were told by."""
+    found = hashlib.sha256()
+    for shard in plan.shards:
+        for name in plan.shard(shard)["photo_id"].to_pylist():
+            found.update(f"{name}\n".encode())
+    return found.hexdigest()
 
 
-def mark_duplicates(dataset: Dataset, radius: int) -> None:
-    """Write `duplicate_of` over the committed photos; `status` stays as it is."""
+def mark_duplicates(dataset: Dataset) -> None:
+    """Write `duplicate_of` over the committed photos of the same bytes; `status` stays as it is."""
     import pyarrow as pa
+
+    from pipelines.duplicates import find_exact
+
+    ok = _ok(dataset, ["photo_id", "sha256"])
+    keeper_of = find_exact(ok["photo_id"], ok["sha256"])
+    names = schema("photos").field("photo_id").type
+    columns = {"photo_id": list(keeper_of), "duplicate_of": list(keeper_of.values())}
+    dataset.overlay(pa.table({n: pa.array(v, names) for n, v in columns.items()}))
+
+
+def tally(dataset: Dataset) -> dict[str, Any]:
+    """Rows by status, duplicates, usable photos and suspected placeholders of the whole dataset."""
     import pyarrow.compute as pc
 
-    from pipelines.duplicates import find_duplicates
-
-    rows = dataset.read(["photo_id", "status", "sha256", "dhash"])
-    ok = rows.filter(pc.equal(rows["status"], "ok"))
-    ids, sha256, dhash = (ok[c].to_pylist() for c in ("photo_id", "sha256", "dhash"))
-    keeper_of = find_duplicates(ids, sha256, dhash, radius)
-    names = schema("photos").field("photo_id").type
-    dataset.overlay(
-        pa.table(
-            {
-                "photo_id": pa.array(list(keeper_of), names),
-                "duplicate_of": pa.array(list(keeper_of.values()), names),
-            }
-        )
-    )
+    rows = dataset.read(["status", "duplicate_of", "sha256"])
+    status = {v["values"]: v["counts"] for v in pc.value_counts(rows["status"]).to_pylist()}
+    duplicates = len(rows) - rows["duplicate_of"].null_count
+    same = pc.value_counts(rows["sha256"].drop_null())
+    many = same.filter(pc.greater_equal(same.field("counts"), SUSPECT)).to_pylist()
+    return {
+        "status": dict(sorted(status.items())), "duplicates": duplicates, "photos": status.get("ok", 0) - duplicates,
+        "suspects": {v["values"]: v["counts"] for v in sorted(many, key=lambda v: (-v["counts"], v["values"]))[:20]},
+    }  # fmt: skip
 
 
-def _todo(dataset: Dataset, rows: Sequence[Row], retry_failed: bool) -> list[Row]:
-    """Rows whose URL has no committed row yet; with `retry_failed` also those whose failure can heal."""
-    from pipelines.fetch import HEALABLE
+def _ok(dataset: Dataset, columns: list[str]) -> pa.Table:
+    import pyarrow.compute as pc
 
-    if not dataset.manifests():
-        return list(rows)
-    have = dataset.read(["photo_id", "status"]).to_pydict()
-    status = dict(zip(have["photo_id"], have["status"], strict=True))
-    return [r for r in rows if r["photo_id"] not in status or (retry_failed and status[r["photo_id"]] in HEALABLE)]
-
-
-def _blocks(rows: Sequence[Row], size: int, prefix: str) -> Iterator[tuple[str, list[Row]]]:
-    """Blocks of rows sorted by id; a part's name is a hash of its ids, so it means the same rows in every run."""
-    for start in range(0, len(rows), size):
-        block = list(rows[start : start + size])
-        ids = "\n".join(r["photo_id"] for r in block)
-        yield f"{prefix}{hashlib.sha256(ids.encode()).hexdigest()[:16]}", block
-
-
-def _generation(dataset: Dataset) -> str:
-    """Prefix of the parts of a new pass over failures: such a part must not be taken for the one that failed."""
-    passes = [int(p[1:4]) for p in dataset.manifests() if p.startswith("r")]
-    return f"r{max(passes, default=0) + 1:03d}-"
-
-
-def _tally(dataset: Dataset) -> dict[str, Any]:
-    """Rows by status, duplicates and usable photos of the whole dataset."""
-    rows = dataset.read(["status", "duplicate_of"]).to_pydict()
-    status = Counter(rows["status"])
-    duplicates = sum(d is not None for d in rows["duplicate_of"])
-    return {"status": dict(sorted(status.items())), "duplicates": duplicates, "photos": status["ok"] - duplicates}
+    rows = dataset.read([*columns, "status"])
+    return rows.filter(pc.equal(rows["status"], "ok"))
 
 
 def _nothing(options: SourceOptions, counts: Mapping[str, Any]) -> str:
@@ -181,7 +170,7 @@ def show_summary(dataset: Dataset, summary: Mapping[str, Any]) -> None:
     table.add_column("rows")
     table.add_column("count", justify="right")
     table.add_row("in the metadata", str(summary["lines"]))
-    table.add_row("rejected (_rejects.json)", str(summary["rejected"]))
+    table.add_row("rejected (see _plan/*/rejects.parquet)", str(summary["rejected"]))
     for reason, n in summary["dropped"].items():
         table.add_row(f"dropped: {reason}", str(n))
     table.add_row("wanted", str(summary["wanted"]))
@@ -192,6 +181,8 @@ def show_summary(dataset: Dataset, summary: Mapping[str, Any]) -> None:
     table.add_row("photos", str(summary["photos"]), style="bold")
     console = Console()
     console.print(table)
+    for sha256, n in list(summary["suspects"].items())[:3]:
+        console.print(f"{n} photos are the same picture, perhaps a placeholder: fetch.placeholders=[{sha256}]")
     console.print(f"{dataset.files.uri}/{dataset.path}", soft_wrap=True)
 
 
@@ -200,9 +191,7 @@ def main(cfg: Any) -> None:
     from omegaconf import OmegaConf
 
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    dataset, summary = crawl(
-        Lake(cfg.lake), cfg.category, plain["source"], plain["fetch"], cfg.resources, cfg.dedup.radius
-    )
+    dataset, summary = crawl(Lake(cfg.lake), cfg.category, plain["source"], plain["fetch"], cfg.resources, cfg.retry)
     show_summary(dataset, summary)
 
 

@@ -72,7 +72,7 @@ class Loop:
         c = self.config
         if c["source"]["path"] is None:
             return self.lake.latest("photos", self.category)
-        photos, summary = crawl(self.lake, self.category, c["source"], c["fetch"], self.resources, c["dedup"]["radius"])
+        photos, summary = crawl(self.lake, self.category, c["source"], c["fetch"], self.resources)
         counts = {f"status_{k}": v for k, v in summary["status"].items()}
         counts |= {k: summary[k] for k in ("wanted", "duplicates", "photos")}
         self._log(None, "crawl", {"dataset": photos.path}, counts)

@@ -1,0 +1,62 @@
+"""The bar of a running crawl: rows committed of those wanted, the share that is ok, and megabytes a second."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from tables import Dataset
+
+
+def show(rows: Iterator[dict[str, Any]], dataset: Dataset, wanted: int) -> Iterator[dict[str, Any]]:
+    """Pass on what the actors return, shard by shard, while a thread reads the manifests they commit meanwhile."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description:>14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("eta"),
+        TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    over = threading.Event()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("photos", total=wanted, note="")
+        count, seen, before = Counter[str](), set[str](), 0
+
+        def look() -> None:
+            nonlocal before
+            for part, manifest in dataset.manifests([p for p in dataset.parts() if p not in seen]).items():
+                seen.add(part)
+                count.update(manifest["status"])
+                count["bytes"] += manifest["body_bytes"]
+            done = count.total() - count["bytes"]
+            before = before or count["bytes"]  # committed by an earlier run: no part of this one's speed
+            speed = (count["bytes"] - before) / 2**20 / max(time.monotonic() - began, 0.1)
+            ok = f"{100 * count['ok'] / done:.0f} % ok, " if done else ""
+            bar.update(task, completed=min(done, wanted), note=f"{ok}{speed:.1f} MB/s")
+
+        def keep_looking() -> None:
+            pause = 1.0
+            while not over.wait(pause):
+                begun = time.monotonic()
+                look()
+                pause = max(1.0, 20 * (time.monotonic() - begun))  # a slow object store is not asked all the time
+
+        began = time.monotonic()
+        thread = threading.Thread(target=keep_looking, name="progress", daemon=True)
+        thread.start()
+        try:
+            yield from rows
+        finally:
+            over.set()
+            thread.join()
+        look()

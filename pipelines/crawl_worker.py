@@ -1,0 +1,154 @@
+"""What an actor does with a shard of the plan: fetch what is missing, lose nothing it has, commit it in blocks.
+
+A shard's rows are fetched as one stream, so a slow URL delays no other. Each row goes to the spool when it ends; a
+block of rows is committed as a part when all of its rows ended. Blocks are fixed by the sorted ids, so a crawl that was
+killed ends with the same parts as one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from pipelines.spool import Ref, Spool, discard, left_behind
+from tables import Dataset, schema
+
+if TYPE_CHECKING:
+    from pipelines.plan import Plan
+
+Row = Mapping[str, str]
+
+
+class CrawlWorker:
+    """Worker of the crawl stage; its unit is one shard of the plan. Shards in work at once share one fetcher.
+
+    Args:
+        dataset: the `photos` dataset to commit to.
+        limits: fields of `FetchOptions`.
+        keeper: holds the limits of hosts for all actors together; None where there is one actor.
+        again: part-name prefix of a new pass over failures that can heal; "" fetches what is not there yet.
+    """
+
+    def __init__(self, dataset: Dataset, plan: Plan, limits: dict[str, Any], keeper: Any, again: str) -> None:
+        import cv2
+
+        from pipelines.fetch import Fetcher
+        from pipelines.fetch_options import FetchOptions
+
+        cv2.setNumThreads(1)
+        self.dataset, self.plan, self.again = dataset, plan, again
+        self.options = FetchOptions(**limits)
+        self.fetcher = Fetcher(self.options, keeper)
+
+    def __call__(self, part: str, payload: Any) -> Mapping[str, int]:
+        rows = missing(self.dataset, part, self.plan.shard(part).to_pylist(), bool(self.again))
+        if not rows:
+            return {}
+        spool = Spool(os.path.join(spool_folder(self.dataset), part))
+        shard = _Shard(self.dataset, f"{part}-{self.again}", rows, self.options.block, spool)
+        try:
+            fetched = {r["photo_id"] for r in left_behind(spool) if shard.keep(r)}
+            for row in self.fetcher.stream(r for r in rows if r["photo_id"] not in fetched):
+                shard.ended(row)
+        finally:
+            spool.close()
+        discard(spool)
+        return {**shard.status, "recovered": len(fetched), "fetched": len(rows) - len(fetched)}
+
+
+class _Shard:
+    """Rows of a shard on their way from ended to committed."""
+
+    def __init__(self, dataset: Dataset, prefix: str, rows: Sequence[Row], block: int, spool: Spool) -> None:
+        self.dataset, self.prefix, self.spool = dataset, prefix, spool
+        self.ids = [r["photo_id"] for r in rows]
+        self.index = {name: i for i, name in enumerate(self.ids)}
+        self.block = block
+        self.refs: dict[int, Ref] = {}
+        self.open = Counter(i // block for i in range(len(rows)))
+        self.began = dict.fromkeys(self.open, time.time())
+        self.status: Counter[str] = Counter()
+
+    def keep(self, row: dict[str, Any]) -> bool:
+        """Take a row that a killed actor left, unless the failure may have been the end of its network."""
+        from pipelines.fetch import HEALABLE
+
+        known = self.index.get(row["photo_id"])
+        if known is None or known in self.refs or row["status"] in HEALABLE:
+            return False
+        self.ended(row)
+        return True
+
+    def ended(self, row: dict[str, Any]) -> None:
+        """Take the row of a photo; commits its block when it was the last one."""
+        i = self.index[row["photo_id"]]
+        self.refs[i] = self.spool.append(row)
+        number = i // self.block
+        self.open[number] -= 1
+        if not self.open[number]:
+            self._commit(number)
+
+    def _commit(self, number: int) -> None:
+        import pyarrow as pa
+
+        span = range(number * self.block, min((number + 1) * self.block, len(self.ids)))
+        rows = [self.spool.read(self.refs[i]) for i in span]
+        notes = {"began": self.began[number], "ended": time.time(), **summarise(rows)}
+        self.status.update(notes["status"])
+        self.dataset.write(
+            part_name(self.prefix, [self.ids[i] for i in span]),
+            pa.Table.from_pylist(rows, schema("photos")), schema("photos"), **notes,
+        )  # fmt: skip
+
+
+def missing(dataset: Dataset, shard: str, rows: Sequence[Row], failed: bool) -> list[Row]:
+    """Rows of the shard without a committed row; with `failed`, only those whose committed failure can heal."""
+    from pipelines.fetch import HEALABLE
+
+    parts = dataset.parts(f"{shard}-")
+    have = dataset.read(["photo_id", "status"], parts).to_pydict() if parts else {"photo_id": [], "status": []}
+    status = dict(zip(have["photo_id"], have["status"], strict=True))
+    if failed:
+        return [r for r in rows if status.get(r["photo_id"]) in HEALABLE]
+    return [r for r in rows if r["photo_id"] not in status]
+
+
+def part_name(prefix: str, ids: Sequence[str]) -> str:
+    """Name of a part: it means the same rows in every run."""
+    return prefix + hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
+
+
+def spool_folder(dataset: Dataset) -> str:
+    """Local folder of a dataset's spools: inside a lake that is a local folder, else the machine's temporary one."""
+    if "://" in dataset.files.uri:
+        return os.path.join(tempfile.gettempdir(), "wildshape-spool", dataset.fingerprint)
+    return os.path.join(dataset.files.uri, dataset.path, "_spool")
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Notes of a part's manifest: bytes kept, rows by status, the same by host with milliseconds; rows refused."""
+    hosts: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        host = hosts.setdefault(_host(row["final_url"] or row["url"]), {"status": Counter(), "bytes": 0, "ms": 0.0})
+        host["status"][row["status"]] += 1
+        host["bytes"] += len(row["bytes"] or b"")
+        host["ms"] += row["ms"] or 0.0
+    return {
+        "body_bytes": sum(h["bytes"] for h in hosts.values()),
+        "status": dict(sum((h["status"] for h in hosts.values()), Counter())),
+        "hosts": {name: {**h, "status": dict(h["status"])} for name, h in hosts.items()},
+        "refused": sum((r["error"] or "").startswith("ClientConnectorError:") for r in rows),
+    }
+
+
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
