@@ -14,7 +14,7 @@ from pipelines.crawl_sheet import SHEET, SHEET_STYLE, sheet_html
 from pipelines.report_figures import COOL, WARM
 from tables import Dataset
 
-RETRY = "fetch.retry_failed=true"
+RETRY = "retry=failed"
 HOSTS = 20  # shown
 
 # What a status means, and the colour of its part of the bar.
@@ -36,9 +36,10 @@ _STATUS = {
 }
 _DROPPED = {
     "words": "none of the words in title, description or tags", "license": "another licence",
-    "extension": "another kind of file", "video": "a video", "repeated": "listed before",
-    "quota": "more from one user than the quota", "date": "taken at another time",
-    "place": "taken somewhere else", "rejected": "could not be read: not a row of this format",
+    "extension": "another kind of file", "video": "a video", "taken": "taken at another time, or nobody says when",
+    "box": "taken somewhere else, or nobody says where", "repeated": "listed before",
+    "quota": "more from one user than the quota", "origin": "the row does not say what its address is made of",
+    "rejected": "could not be read: not a row of this format",
 }  # fmt: skip
 _STYLE = """
 td i { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 9px; vertical-align: -1px }
@@ -60,7 +61,8 @@ def write_page(dataset: Dataset, summary: Mapping[str, Any]) -> str:
 
     Args:
         dataset: a `photos` dataset; what the notes of its parts lack is left out.
-        summary: what `crawl` returns: `lines, rejected, dropped, wanted, fetched, status, duplicates, photos`.
+        summary: what `crawl` returns: `lines, rejected, dropped, wanted, status, duplicates, photos`, and `suspects`
+            (sha256 of bytes that many photos have, with their number) if it knows any.
     """
     manifests = list(dataset.manifests().values())
     found, kept = pace(manifests), sum(m.get("body_bytes", 0) for m in manifests)
@@ -192,6 +194,12 @@ def _next(dataset: Dataset, summary: Mapping[str, Any]) -> str:
         steps.append(
             f"{_count(summary['rejected'], 'row')} could not be read: <code>rejects.parquet</code> below "
             f"<code>{escape(dataset.files.uri)}/{escape(dataset.path)}/_plan</code> has the lines and the reasons."
+        )
+    if suspects := summary.get("suspects"):
+        listed = "\n".join(f"{n:,} times {escape(sha256)}" for sha256, n in suspects.items())
+        steps.append(
+            "The same bytes came from many addresses: perhaps a picture that stands in for photos that were taken "
+            f"down. Look at one of them; <code>fetch.placeholders</code> takes these hashes:<pre>{listed}</pre>"
         )
     if summary["photos"]:
         out = shlex.quote(f"{dataset.category}_photos")

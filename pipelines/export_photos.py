@@ -26,6 +26,7 @@ FACTS = ("photo_id", "url", "page_url", "author", "license", "width", "height", 
 _MAGIC = ((b"\x89PNG", "png"), (b"GIF8", "gif"), (b"RIFF", "webp"))  # what the crawl calls ok and is no JPEG
 # Most that a photo adds to a tar beside its bytes and JSON (two heads of 512 bytes, two paddings), and the tar's end.
 _EACH, _END = 2048, tarfile.RECORDSIZE
+_ROW_GROUP = 256
 _LONGEST_KEY = 80  # a longer name in a tar would take a head of its own
 
 
@@ -82,6 +83,7 @@ def export_photos(dataset: Dataset, kind: str, folder: str, shard_mb: int) -> Ex
             for photo in shard:
                 attribution.add(name, photo.key, photo.facts)
             photos, shards = photos + len(shard), shards + 1
+            shard.clear()  # before the next one is gathered, or two would be in memory
         if not photos:
             raise InputError("category", dataset.category, f"the crawl {dataset.path} has no photo to export")
     return Exported(photos, shards, attribution.licences["", ""])
@@ -111,11 +113,10 @@ def only_ok(rows: pa.Table) -> pa.Table:
 def ok_photos(dataset: Dataset) -> Iterator[Photo]:
     """The photos to export, in order."""
     for rows in photo_rows(dataset, [*FACTS, "bytes"]):
-        for i in range(len(rows)):
-            row = rows.slice(i, 1).to_pylist()[0]
-            data, (name, url) = row.pop("bytes"), licence_of(row["license"])
-            if data:
-                yield Photo({**row, "license": name, "license_url": url}, data)
+        for facts, data in zip(rows.select(FACTS).to_pylist(), rows["bytes"], strict=True):
+            name, url = licence_of(facts["license"])
+            if data.is_valid:
+                yield Photo({**facts, "license": name, "license_url": url}, data.as_py())
 
 
 def _shards(photos: Iterator[Photo], limit: int) -> Iterator[list[Photo]]:
@@ -150,9 +151,11 @@ def write_parquet(path: str, photos: Sequence[Photo]) -> None:
     text = ["key", "photo_id", "url", "page_url", "author", "license", "license_url", "sha256"]
     pixels = ["width", "height"]
     kinds = [(n, pa.string()) for n in text] + [(n, pa.int32()) for n in pixels] + [("bytes", pa.binary())]
-    rows = pa.Table.from_pylist([{"key": p.key, **p.facts, "bytes": p.data} for p in photos], pa.schema(kinds))
     codecs = dict.fromkeys([*text, *pixels], "zstd") | {"bytes": "none"}
-    pq.write_table(rows, path, compression=codecs, use_dictionary=text, row_group_size=1024)
+    with pq.ParquetWriter(path, pa.schema(kinds), compression=codecs, use_dictionary=text) as out:
+        for start in range(0, len(photos), _ROW_GROUP):
+            rows = [{"key": p.key, **p.facts, "bytes": p.data} for p in photos[start : start + _ROW_GROUP]]
+            out.write_table(pa.Table.from_pylist(rows, out.schema))
 
 
 @contextmanager

@@ -78,7 +78,9 @@ def test_nothing_that_it_shows_is_trusted(tmp_path: Path) -> None:
         "photo_id": 'x:"><script>', "author": "<script>alert(1)</script>", "page_url": "javascript:alert(1)",
         "license": "<i>mine</i> javascript:alert(2)", "bytes": b"no picture",
     }  # fmt: skip
-    html = html_of(crawled(tmp_path, **odd), status={"<script>": 1}, dropped={"<script>": 3})
+    counts = {"<script>": 3}
+    html = html_of(crawled(tmp_path, **odd), status=counts, dropped=counts, suspects=counts)
+    assert "3 times &lt;script&gt;" in html
     assert "<script" not in html
     assert 'href="javascript' not in html
     assert html.count("cannot be decoded") == 1

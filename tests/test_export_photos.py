@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import hashlib
 import json
 import subprocess
@@ -82,12 +83,14 @@ def test_parquet_shards_carry_licence_author_and_page(dataset: Dataset, tmp_path
     assert (rows[4]["license"], rows[4]["license_url"]) == ("CC BY 2.0", "http://creativecommons.org/licenses/by/2.0/")
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it leaves its files to the collector
 def test_webdataset_itself_reads_it(dataset: Dataset, tmp_path: Path) -> None:
     webdataset = pytest.importorskip("webdataset", reason="webdataset is not installed")
     export_photos(dataset, "webdataset", str(tmp_path / "out"), 1)
     samples = list(webdataset.WebDataset(sorted(map(str, (tmp_path / "out").glob("*.tar"))), shardshuffle=False))
     assert [json.loads(s["json"])["photo_id"] for s in samples] == PHOTOS
     assert samples[0]["jpg"] == noise(0, 384)
+    gc.collect()
 
 
 def test_attribution_names_every_photo(dataset: Dataset, tmp_path: Path) -> None:
