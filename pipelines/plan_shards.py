@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.sources import WANTED
@@ -136,5 +137,5 @@ def _within_quota(rows: pa.Table, most: int) -> pa.Table:
     order = np.lexsort((hashes(rows["photo_id"]), user))  # users one after another, their photos by hash
     user = user[order]
     rank = np.arange(len(user)) - np.searchsorted(user, user)
-    named = np.array([bool(u) for u in rows["user"].to_pylist()])[order]
+    named = pc.not_equal(rows["user"], "").to_numpy()[order]
     return rows.take(np.sort(order[(rank < most) | ~named]))

@@ -26,8 +26,6 @@ class Skim:
 
     def __init__(self, options: SourceOptions, columns: int) -> None:
         self.columns = columns
-        self.key = 1 if columns == 25 else 0
-        self.shift = columns - 23  # from the user on, v2 has the columns of v1, two further right
         self.pattern = encoded_pattern(options.words)
         self.extensions = np.array([_packed(e) for e in _cases(options.extensions)], np.uint32)
         self.tagged = None if options.autotags is None else tagged_ids(options.autotags)
@@ -42,17 +40,19 @@ class Skim:
         if not len(whole):
             return len(lines), lines
 
-        # [rows, columns]: where each column ends; a column begins after the end of the one before.
-        stops = marks[newline[whole, None] + np.arange(1 - self.columns, 1)]
-        start = stops[:, self.key - 1] + 1 if self.key else lines[whole, 1]
-        plain, ids = self._key(buf, start, stops[:, self.key] - start)
-        url, extension, marker = (stops[:, c + self.shift - 1] + 1 for c in (14, 21, 22))
-        plain &= self._is_url(buf, url, stops[:, 14 + self.shift])
+        def stop(column: int) -> np.ndarray:
+            """[rows] where a column of v1, from the user on, ends; the next one begins after it."""
+            return marks[newline[whole] - (22 - column)]
+
+        first = lines[whole, 1]
+        key = first if self.columns == 23 else marks[newline[whole] - 24] + 1
+        plain, ids = self._key(buf, key, (stop(0) if self.columns == 23 else marks[newline[whole] - 23]) - key)
+        marker = stop(21) + 1
+        plain &= (ends[whole] == marker + 1) & (buf[marker] == ord("0")) & (ends[whole] - first <= MAX_LINE)
+        plain &= self._is_url(buf, stop(13) + 1, stop(14))
         if len(self.extensions):
-            plain &= self._is_allowed(buf, extension, stops[:, 21 + self.shift])
-        plain &= stops[:, -1] - lines[whole, 1] <= MAX_LINE
-        plain &= (stops[:, -1] == marker + 1) & (buf[marker] == ord("0"))
-        plain &= ~self._has_word(block, stops[:, 5 + self.shift], stops[:, 8 + self.shift])
+            plain &= self._is_allowed(buf, stop(20) + 1, stop(21))
+        plain &= ~self._has_word(block, stop(5), stop(8))
         if self.tagged is not None and len(self.tagged):
             at = np.minimum(np.searchsorted(self.tagged, ids), len(self.tagged) - 1)
             plain &= self.tagged[at] != ids

@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 import bz2
+import csv
 import gzip
 import json
+import sqlite3
+from collections import Counter
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from pipelines.source_filter import SourceOptions, license_code, word_pattern
-from pipelines.sources import PARSERS, RowError, check_source, read_source, select_lines, stream_lines
+from pipelines.source_files import MAX_LINE, line_blocks
+from pipelines.source_filter import license_code
+from pipelines.source_options import SourceOptions
+from pipelines.source_origin import commons_key, mirrored
+from pipelines.source_rows import YFCC_V1, RowError, yfcc_line
+from pipelines.source_words import word_pattern
+from pipelines.sources import WANTED, check_source, read_split, splits
 from tables import InputError
 
 BY_NC = "http://creativecommons.org/licenses/by-nc/2.0/"
 BY = "http://creativecommons.org/licenses/by/2.0/"
+URL = "http://h.org/a.jpg"
 
 
-def v2(key="101", title="A+deer", description="", tags="deer,forest", url=None, license_url=BY, ext="jpg", marker="0"):
+def v2(key="101", title="A+deer", description="", tags="deer,forest", url=None, license_url=BY, ext="jpg", marker="0",
+       taken="2012-02-16 09:56:37.0", place=("", ""), user="9@N00"):  # fmt: skip
     f = [""] * 25
-    f[0], f[1], f[2], f[3], f[4] = "7", key, "ab12", "9@N00", "jane%20d"
-    f[8], f[9], f[10] = title, description, tags
-    f[15], f[16] = f"http://www.flickr.com/photos/9@N00/{key}/", url or f"http://farm1.staticflickr.com/1/{key}_s.jpg"
-    f[17], f[18], f[23], f[24] = "Attribution License", license_url, ext, marker
+    f[0], f[1], f[2], f[3], f[4], f[5] = "7", key, "ab12", user, "jane%20d", taken
+    f[8], f[9], f[10], f[12], f[13] = title, description, tags, *place
+    f[15], f[16] = f"http://www.flickr.com/photos/9@N00/{key}/", url or f"http://farm1.staticflickr.com/1/{key}_ab.jpg"
+    f[17], f[18], f[22], f[23], f[24] = "Attribution License", license_url, "0def", ext, marker
     return "\t".join(f)
 
 
 def v1(**kwargs):
     f = v2(**kwargs).split("\t")
     return "\t".join([f[1], *f[3:]])
+
+
+def parse(line):
+    return yfcc_line(line.encode(), line.count("\t") + 1)
 
 
 def source(path, **kwargs):
@@ -40,50 +56,73 @@ def write(tmp_path, lines, name="rows.tsv"):
     return path
 
 
-def read(tmp_path, lines, category="deer", **kwargs):
-    return read_source(check_source(source(write(tmp_path, lines), **kwargs), category))
+class Found:
+    """All splits of a source together."""
+
+    def __init__(self, options, **how):
+        parts = splits(options)
+        assert json.loads(json.dumps(parts)) == parts
+        read = [list(read_split(options, p, **how)) for p in parts]
+        blocks = [b for part in read for b in part]
+        self.rows = pa.concat_tables([WANTED.empty_table(), *(b.wanted for b in blocks)]).to_pylist()
+        self.ids = [r["photo_id"] for r in self.rows]
+        self.dropped = sum((b.dropped for b in blocks), Counter())
+        self.lines = sum(b.lines for b in blocks)
+        self.rejects = []
+        before = 0
+        for part in read:
+            for b in part:
+                self.rejects += [{**r, "line": r["line"] + before} for r in b.rejects.to_pylist()]
+            before += sum(b.lines for b in part)
+
+
+def read(path, category="deer", **kwargs):
+    return Found(check_source(source(path, **kwargs), category))
 
 
 def test_v2_and_v1_give_the_same_photo():
-    a, b = PARSERS["yfcc_v2"](v2()), PARSERS["yfcc_v1"](v1())
+    a, b = parse(v2()), parse(v1())
     assert a == b
     assert a.photo_id == "yfcc:101"
     assert a.title == "A deer"
     assert a.tags == ("deer", "forest")
-    assert a.author == "jane d"
-    assert a.to_fetch()["license"] == f"Attribution License {BY}"
+    assert (a.author, a.user) == ("jane d", "9@N00")
     assert a.page_url.endswith("/101/")
     assert not a.video
 
 
 def test_empty_fields_at_the_edge_survive():
     row = v2()
-    assert row.split("\t")[24] == "0"
     with pytest.raises(RowError, match="24 columns"):
-        PARSERS["yfcc_v2"](row.rpartition("\t")[0])
-    first_empty = "\t" + row.split("\t", 1)[1]
-    assert PARSERS["yfcc_v2"](first_empty).photo_id == "yfcc:101"
+        yfcc_line(row.rpartition("\t")[0].encode(), 25)
+    assert parse("\t" + row.split("\t", 1)[1]).photo_id == "yfcc:101"
 
 
 def test_real_rows(shared_data):
     path = shared_data / "yfcc" / "sample_v2_25col.tsv"
-    options = check_source(source(path), "waterpipe")
-    found = read_source(options)
-    assert options.format == "yfcc_v2"
-    assert [r["photo_id"] for r in found.rows] == ["yfcc:6162540254"]
-    assert found.rows[0]["author"] == "henribergius"
+    found = read(path, "waterpipe")
+    assert check_source(source(path), "x").format == "yfcc_v2"
+    assert found.ids == ["yfcc:6162540254"]
+    assert (found.rows[0]["author"], found.rows[0]["user"]) == ("henribergius", "15087210@N00")
     assert found.rows[0]["license"].endswith("by-sa/2.0/")
-    assert found.dropped == {"words": 1}
-    assert found.rejected == 0
+    assert (found.dropped, found.rejects) == ({"words": 1}, [])
+
+
+def test_the_bucket_key_of_real_rows_is_their_hash(shared_data):
+    lines = (shared_data / "yfcc" / "sample_v2_25col.tsv").read_text().splitlines()
+    rows = [line.split("\t") for line in lines]
+    assert len(rows) == 2
+    for row in rows:
+        h = row[2]
+        assert commons_key(row[16]) == f"/data/images/{h[:3]}/{h[3:6]}/{h}.jpg"
 
 
 def test_detection(tmp_path):
-    assert check_source(source(write(tmp_path, [v2()])), "x").format == "yfcc_v2"
-    assert check_source(source(write(tmp_path, [v1()])), "x").format == "yfcc_v1"
-    assert check_source(source(write(tmp_path, ["cut row", v1()])), "x").format == "yfcc_v1"
-    url = "http://h.org/a.jpg"
-    assert check_source(source(write(tmp_path, [url])), "x").format == "urls"
-    assert check_source(source(write(tmp_path, [json.dumps({"item_download_url": url, "k": 1})])), "x").format == "urls"
+    for lines, kind in [
+        ([v2()], "yfcc_v2"), ([v1()], "yfcc_v1"), (["cut row", v1()], "yfcc_v1"), ([URL], "urls"),
+        ([json.dumps({"item_download_url": URL, "k": 1})], "jsonl"), (["id,Image_URL", f"1,{URL}"], "csv"),
+    ]:  # fmt: skip
+        assert check_source(source(write(tmp_path, lines)), "x").format == kind
 
 
 @pytest.mark.parametrize(
@@ -92,57 +131,99 @@ def test_detection(tmp_path):
         (["a,b,c", "1,2,3"], {}, "source.path"),
         ([""], {}, "source.path"),
         ([v1()], {"format": "yfcc_v2"}, "source.path"),
+        ([v2()], {"format": "parquet"}, "source.path"),
+        ([v2()], {"format": "csv"}, "source.url_column"),
+        (["a,b", f"1,{URL}"], {"format": "csv", "url_column": "c"}, "source.url_column"),
         ([v2()], {"format": "yfcc_v3"}, "source.format"),
         ([v2()], {"license": "by-xx"}, "source.license"),
         ([v2()], {"license": []}, "source.license"),
         ([v2()], {"words": []}, "source.words"),
+        ([v2()], {"words": 5}, "source.words"),
         ([v2()], {"words": [" "]}, "source.words"),
         ([v2()], {"mirror": "localhost:80"}, "source.mirror"),
+        ([v2()], {"mirror": "file://"}, "source.mirror"),
         ([v2()], {"range_mb": 0}, "source.range_mb"),
+        ([v2()], {"range_mb": "abc"}, "source.range_mb"),
         ([v2()], {"word": ["deer"]}, "source.word"),
+        ([v2()], {"per_user": -1}, "source.per_user"),
+        ([v2()], {"taken": ["May", None]}, "source.taken"),
+        ([v2()], {"box": [0, 50, 10, 40]}, "source.box"),
+        ([v2()], {"box": "atlantis", "boxes": {"here": [0, 0, 1, 1]}}, "source.box"),
+        ([v2()], {"origin": "flickr", "size": "k"}, "source.size"),
+        ([v2()], {"autotags": {"path": "none.txt"}}, "source.autotags.path"),
+        ([v2()], {"autotags": {"threshold": 2}}, "source.autotags.threshold"),
     ],
 )
 def test_bad_input_names_its_argument(tmp_path, lines, kwargs, argument):
     with pytest.raises(InputError) as caught:
         check_source(source(write(tmp_path, lines), **kwargs), "deer")
     assert caught.value.argument == argument
+    assert "\n" not in str(caught.value)
 
 
 def test_missing_files(tmp_path):
-    for path in (None, tmp_path / "absent.tsv", tmp_path, "nowhere://bucket/rows.tsv"):
+    for path in (None, tmp_path / "absent.tsv", tmp_path, "nowhere://bucket/rows.tsv", "a\0b"):
         with pytest.raises(InputError, match=r"source\.path"):
             check_source({"path": path and str(path)}, "deer")
 
 
-def test_rejects_have_line_numbers_and_reasons(tmp_path):
+def test_rejects_have_line_numbers_reasons_and_text(tmp_path):
     lines = [v2(), "a\tb", "", v2(key="102", marker="x"), v2(key="1 2"), v2(key="104", url="nothing")]
-    found = read(tmp_path, lines)
+    found = read(write(tmp_path, lines))
     assert found.lines == 6
-    assert [(r["line"], r["reason"].split()[0]) for r in found.rejects] == [
-        (2, "2"), (4, "marker"), (5, "photo"), (6, "download"),
+    assert [(r["line"], r["reason"].split()[0], r["text"]) for r in found.rejects] == [
+        (2, "2", "a\tb"), (4, "marker", lines[3][:200]), (5, "photo", lines[4][:200]), (6, "download", lines[5][:200]),
     ]  # fmt: skip
-    assert found.rejected == 4
-    assert len(found.rows) == 1
+    assert found.ids == ["yfcc:101"]
 
 
 def test_filters_count_their_reasons(tmp_path):
     lines = [
         v2(key="1"), v2(key="2", tags="cat", title="cat"), v2(key="3", marker="1"), v2(key="4", ext="tiff"),
-        v2(key="5", license_url=BY_NC), v2(key="1"), v2(key="6", license_url=""),
+        v2(key="5", license_url=BY_NC), v2(key="6", license_url=""),
     ]  # fmt: skip
-    found = read(tmp_path, lines, license="commercial", extensions=["jpg"])
-    assert [r["photo_id"] for r in found.rows] == ["yfcc:1"]
-    assert found.dropped == {"words": 1, "video": 1, "extension": 1, "license": 2, "repeated": 1}
-    assert [r["photo_id"] for r in read(tmp_path, lines, license=["by-nc"]).rows] == ["yfcc:5"]
-    assert len(read(tmp_path, lines).rows) == 4
+    path = write(tmp_path, lines)
+    found = read(path, license="commercial", extensions=["jpg"])
+    assert found.ids == ["yfcc:1"]
+    assert found.dropped == {"words": 1, "video": 1, "extension": 1, "license": 2}
+    assert read(path, license=["by-nc"]).ids == ["yfcc:5"]
+    assert len(read(path).ids) == 4
+
+
+def test_date_and_place(tmp_path):
+    path = write(tmp_path, [
+        v2(key="1", taken="2009-05-31 23:59:59.0", place=("10.5", "50")), v2(key="2", taken="2009-06-01 00:00:00.0"),
+        v2(key="3", taken="", place=("179", "-17")), v2(key="4", taken="null", place=("-179.5", "-17")),
+    ])  # fmt: skip
+    assert read(path, taken=["2009-05", "2009-05"]).ids == ["yfcc:1"]
+    assert read(path, taken=[2009, None]).ids == ["yfcc:1", "yfcc:2"]
+    assert read(path, taken=[None, "2009-06-01"]).dropped == {"taken": 2}
+    assert read(path, box="germany", boxes={"germany": [5.8, 47.2, 15.1, 55.1]}).ids == ["yfcc:1"]
+    assert read(path, box=[177, -20, -178, -15]).ids == ["yfcc:3", "yfcc:4"]
+    assert read(path, box=[177, -20, -178, -15]).dropped == {"box": 2}
+
+
+def test_a_row_passes_by_its_text_or_by_an_autotag(tmp_path):
+    silent = {"title": "", "tags": ""}
+    lines = [v2(key="1"), v2(key="2", **silent), v2(key="3", **silent), v2(key="4", **silent), v2(key="5", **silent)]
+    tags = tmp_path / "autotags.bz2"
+    told = "1\t\n2\toutdoor:0.9,Deer:0.81\n3\tdeer:0.7\n4\tdeerstalker:0.99,red+deer:0.99\nx\tdeer:1\n5\tstag:0.9\n"
+    tags.write_bytes(bz2.compress(told.encode()))
+    path = write(tmp_path, lines)
+    assert read(path, autotags={"path": str(tags)}).ids == ["yfcc:1", "yfcc:2"]
+    assert read(path, autotags={"path": str(tags), "threshold": 0.5}).ids == ["yfcc:1", "yfcc:2", "yfcc:3"]
+    found = read(path, autotags={"path": str(tags)}, synonyms={"deer": ["stag", "red deer"]})
+    assert found.ids == ["yfcc:1", "yfcc:2", "yfcc:4", "yfcc:5"]
+    assert found.dropped == {"words": 1}
+    with pytest.raises(InputError, match=r"source\.autotags\.path"):
+        read(path, autotags={"path": str(path)})
 
 
 @pytest.mark.parametrize(
     "fields", [{"title": "My+Deer%21"}, {"description": "two+deers+%28fog%29"}, {"tags": "a,deer"}]
 )
 def test_words_are_looked_for_in_every_text(tmp_path, fields):
-    found = read(tmp_path, [v2(**{"title": "", "tags": "", **fields})])
-    assert len(found.rows) == 1
+    assert len(read(write(tmp_path, [v2(**{"title": "", "tags": "", **fields})])).ids) == 1
 
 
 def test_word_forms():
@@ -168,16 +249,19 @@ def test_synonyms_and_words():
     assert options.words == ("pony",)
 
 
-def test_identity_is_about_filters_only():
+def test_identity_is_about_filters_and_sizes_only():
     base = SourceOptions.from_config({"path": "x", "license": "any"}, "deer")
     other = SourceOptions.from_config({"path": "y", "format": "yfcc_v1", "mirror": "http://127.0.0.1:9"}, "deer")
     assert base.identity() == other.identity()
-    assert base.identity() != SourceOptions.from_config({"path": "x", "license": "commercial"}, "deer").identity()
+    for change in ({"license": "commercial"}, {"per_user": 3}, {"origin": "flickr", "size": "z"}):
+        assert base.identity() != SourceOptions.from_config({"path": "x", **change}, "deer").identity()
 
 
 def test_license_codes():
     assert license_code("https://creativecommons.org/licenses/by-nc-sa/2.0/") == "by-nc-sa"
     assert license_code("http://creativecommons.org/publicdomain/zero/1.0/") == "zero"
+    assert license_code("CC BY-SA 4.0") == license_code("cc-by-sa-4.0") == license_code("by-sa") == "by-sa"
+    assert license_code("CC0") == "zero"
     assert license_code("http://example.org/by/") == ""
 
 
@@ -186,37 +270,146 @@ def test_packed_files_of_several_streams(tmp_path, suffix, pack):
     path = tmp_path / f"rows.tsv{suffix}"
     half = v2(key="2")
     path.write_bytes(pack((v2(key="1") + "\n" + half[:30]).encode()) + pack((half[30:] + "\n").encode()))
-    options = check_source(source(path), "deer")
-    assert [r["photo_id"] for r in read_source(options).rows] == ["yfcc:1", "yfcc:2"]
+    options = check_source(source(path, range_mb=0.0001), "deer")
+    assert len(splits(options)) == 1
+    assert Found(options).ids == ["yfcc:1", "yfcc:2"]
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
     with pytest.raises(InputError, match="cannot be read"):
-        read_source(options)
+        Found(options)
 
 
 def test_ranges_side_by_side_give_every_line_once(tmp_path):
     path = tmp_path / "rows.tsv"
     path.write_bytes(b"aa\n\nbbb\nc\x85\xe2\x80\xa8c\n" + b"d" * 50 + b"\nlast")
-    whole = list(stream_lines(str(path)))
+    whole = b"".join(line_blocks(str(path)))
     size = path.stat().st_size
-    assert whole[-1] == b"last"
+    assert whole == path.read_bytes() + b"\n"
     for step in range(1, size + 2):
-        parts = [list(stream_lines(str(path), s, min(s + step, size))) for s in range(0, size, step)]
-        assert [line for part in parts for line in part] == whole
+        assert (
+            b"".join(b for s in range(0, size, step) for b in line_blocks(str(path), s, min(s + step, size))) == whole
+        )
 
 
-def test_any_bytes_do_not_crash():
-    options = SourceOptions.from_config({"path": "x", "format": "urls"}, "deer")
-    lines = [b"\xff\xfe\t" * 24, b"{", b"{}", b"[1]", b'{"item_download_url": 3}', b"\x00", b"http://[bad/a.jpg"]
-    for name in PARSERS:
-        found = select_lines(lines, options.with_format(name))
-        assert found.lines == 7
-        assert found.rejected + len(found.rows) + sum(found.dropped.values()) == 7
+def test_a_line_without_end_is_one_reject(tmp_path):
+    path = tmp_path / "rows.tsv"
+    path.write_bytes(v2(key="1").encode() + b"\n" + b"x" * (9 * MAX_LINE) + b"\n" + v2(key="2").encode())
+    found = read(path)
+    assert found.ids == ["yfcc:1", "yfcc:2"]
+    assert [(r["line"], r["reason"], len(r["text"])) for r in found.rejects] == [
+        (2, f"a line of more than {MAX_LINE} bytes", 200)
+    ]
 
 
 def test_list_of_urls_needs_no_words(tmp_path):
-    found = read(tmp_path, ["http://h.org/a.jpg", '{"item_download_url": "http://h.org/b.JPG"}', "http://h.org/c.txt"],
-                 extensions=["jpg"])  # fmt: skip
-    assert [r["url"] for r in found.rows] == ["http://h.org/a.jpg", "http://h.org/b.JPG"]
+    found = read(write(tmp_path, [URL, "file:///data/b.JPG", "http://h.org/c.txt", "no url"]), extensions=["jpg"])
+    assert [r["url"] for r in found.rows] == [URL, "file:///data/b.JPG"]
     assert all(r["photo_id"].startswith("url:") for r in found.rows)
     assert found.dropped["extension"] == 1
+    assert [r["line"] for r in found.rejects] == [4]
+
+
+RICH = {"item_download_url": URL, "title": "A deer", "tags": ["wood"], "license": BY, "author": "jane", "User": "j1",
+        "page_url": "http://h.org/p/", "views": 7}  # fmt: skip
+RICH_ROW = {"url": URL, "fetch_url": URL, "license": BY, "author": "jane", "page_url": "http://h.org/p/", "user": "j1"}
+
+
+def test_json_keeps_what_is_known(tmp_path):
+    rows = [RICH, {**RICH, "title": "A cat"}, {"url": "http://h.org/b.jpg"}, {"item_download_url": 3}, [1]]
+    lines = [*map(json.dumps, rows), "{", '{"url": "http://h.org/\\ud800.jpg"}', "[" * 10_000]
+    found = read(write(tmp_path, lines), license="commercial")
+    assert [{k: r[k] for k in RICH_ROW} for r in found.rows] == [RICH_ROW]
+    assert found.dropped == {"words": 1, "license": 2}
+    assert [r["line"] for r in found.rejects] == [4, 5, 6, 8]
+    both = [json.dumps({"src": "http://h.org/1.jpg", "url": "http://h.org/2.jpg"})]
+    assert read(write(tmp_path, both), url_column="src").rows[0]["url"] == "http://h.org/1.jpg"
+
+
+def test_parquet_by_row_groups(tmp_path):
+    rows = [RICH, *({"item_download_url": f"http://h.org/{i}.jpg"} for i in range(9)), {"title": "deer"}]
+    path = tmp_path / "list.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, pa.schema([(k, pa.list_(pa.string()) if k == "tags" else
+        pa.int64() if k == "views" else pa.string()) for k in RICH])), path, row_group_size=4)  # fmt: skip
+    options = check_source(source(path, range_mb=1e-6), "deer")
+    assert options.format == "parquet"
+    assert len(splits(options)) == 3
+    assert len(splits(check_source(source(path), "deer"))) == 1
+    found = Found(options)
+    assert {k: found.rows[0][k] for k in RICH_ROW} == RICH_ROW
+    assert (len(found.rows), found.lines) == (10, 11)
+    assert [(r["line"], r["reason"]) for r in found.rejects] == [(11, "no URL in item_download_url: ''")]
+    with pytest.raises(InputError, match=r"source\.url_column=picture: name the column"):
+        check_source(source(path, url_column="picture"), "deer")
+
+
+def test_csv_with_quotes(tmp_path):
+    path = tmp_path / "list.csv"
+    with open(path, "w", newline="") as f:
+        out = csv.writer(f)
+        out.writerow(["id", "Image_URL", "caption"])
+        out.writerow([1, URL, "two\ndeer, in fog"])
+        out.writerow([2, "http://h.org/b.jpg", "cats"])
+        f.write("3,4\n\n")
+        out.writerow([5, "http://h.org/c.jpg", ""])
+        f.write(f'6,{URL},"never closed\n')
+    found = read(path)
+    assert [r["url"] for r in found.rows] == [URL, "http://h.org/c.jpg"]
+    assert found.dropped == {"words": 2}
+    assert [(r["line"], r["text"]) for r in found.rejects] == [(5, "3\t4")]
+    assert found.lines == 8
+
+
+def test_sqlite_in_ranges_of_rowid(tmp_path):
+    path = tmp_path / "dump.db"
+    rows = [v1(key=str(k)).split("\t") for k in range(1, 8)]
+    rows[3][22], rows[4][6], rows[4][8], rows[5][0] = "1", "cat", None, "no id"
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE other (a)")
+        db.execute(f"CREATE TABLE yfcc100m_dataset ({', '.join(YFCC_V1)})")
+        db.executemany(f"INSERT INTO yfcc100m_dataset VALUES ({', '.join('?' * 23)})", rows)
+        db.execute("DELETE FROM yfcc100m_dataset WHERE rowid = 2")
+    db.close()
+    options = check_source(source(path, range_mb=0.001), "deer")
+    assert options.format == "sqlite"
+    assert splits(options) == [{"first": 1, "last": 2}, {"first": 3, "last": 4}, {"first": 5, "last": 6},
+                               {"first": 7, "last": 7}]  # fmt: skip
+    found = Found(options)
+    assert found.ids == ["yfcc:1", "yfcc:3", "yfcc:7"]
+    assert found.dropped == {"video": 1, "words": 1}
+    assert (found.lines, [r["line"] for r in found.rejects]) == (6, [5])
+    assert found.rows[0] == {**read(write(tmp_path, [v1(key="1")])).rows[0]}
+    with sqlite3.connect(tmp_path / "other.db") as db:
+        db.execute("CREATE TABLE other (a)")
+    db.close()
+    with pytest.raises(InputError, match="no table of it has"):
+        check_source(source(tmp_path / "other.db"), "deer")
+    (tmp_path / "cut.db").write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(InputError, match="SQLite"):
+        Found(check_source(source(tmp_path / "cut.db"), "deer"))
+
+
+def test_where_bytes_come_from(tmp_path):
+    url = "http://farm1.staticflickr.com/1/101_ab.jpg"
+    path = write(tmp_path, [v2(ext="png"), v2(key="102", url="http://h.org/x.jpg")])
+
+    def fetched(**kwargs):
+        found = read(path, **kwargs)
+        assert found.rows[0]["url"] == url
+        return found, found.rows[0]["fetch_url"]
+
+    assert fetched()[1] == url
+    assert fetched(size="b")[1] == url
+    found, at = fetched(origin="flickr", size="b")
+    assert at == "http://farm1.staticflickr.com/1/101_ab_b.jpg"
+    assert (found.ids, found.dropped) == (["yfcc:101"], {"origin": 1})
+    assert fetched(origin="flickr", size="o")[1] == "http://farm1.staticflickr.com/1/101_0def_o.png"
+    assert fetched(origin="flickr")[1] == url
+    found, at = fetched(origin="commons")
+    assert at == "https://multimedia-commons.s3-us-west-2.amazonaws.com" + commons_key(url)
+    assert len(found.rows) == 2
+
+
+@pytest.mark.parametrize("mirror", ["http://127.0.0.1:8000", "file:///data/photos", r"http://h/a\1"])
+def test_a_mirror_keeps_path_and_query(mirror):
+    column = pa.chunked_array([["https://u@h.org:80/a/b.jpg?c=d://e", "http://h.org?x", "none"]])
+    assert mirrored(column, mirror).to_pylist() == [f"{mirror}/a/b.jpg?c=d://e", f"{mirror}?x", "none"]
