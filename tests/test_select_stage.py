@@ -28,6 +28,8 @@ def instances(lake: Lake, n: int = 12) -> Dataset:
             "detector": ["label"] * n,
             "window": to_column(np.tile(np.float32([0, 0, 96]), (n, 1))),
             "crop": [b"jpeg"] * n,
+            "dhash": pa.nulls(n, pa.uint64()),
+            "duplicate_of": pa.nulls(n, pa.string()),
         }
     )
     out = lake.dataset("instances", "deer", {"n": n})
