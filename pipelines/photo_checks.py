@@ -124,7 +124,7 @@ def _png(data: bytes) -> tuple[int, int, bool]:
 
 def _gif(data: bytes) -> tuple[int, int, bool]:
     width, height = struct.unpack_from("<HH", data, 6)
-    return width, height, data.rstrip(b"\0")[-1:] == b";"
+    return width, height, data.rstrip(b"\0").endswith(b"\0;")  # the trailer stands behind the end of a block
 
 
 def _webp(data: bytes) -> tuple[int, int, bool]:
