@@ -12,6 +12,7 @@ _HOMES = {
     "Template": "template",
     "load_checkpoint": "checkpoint",
     "rasterize": "raster",
+    "silhouette": "outline",
 }
 __all__ = list(_HOMES)
 

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tables import InputError
+
 # Candidate pixels looked at together; bounds memory at about 150 bytes each and does not change the result.
 CHUNK = 2_000_000
 _NOBODY = torch.iinfo(torch.int64).max
@@ -45,25 +47,34 @@ def rasterize(vertices: Tensor, faces: Tensor, size: int | tuple[int, int]) -> R
         size: pixels of a square image, or (height, width). The centre of pixel i is (i + 0.5) / size * 2 - 1.
 
     Raises:
-        ValueError: shapes are not as above, or an index is out of range on the CPU.
+        InputError: shapes are not as above, or an index is out of range on the CPU.
     """
-    height, width = (size, size) if isinstance(size, int) else size
-    if vertices.ndim != 3 or vertices.shape[-1] != 3 or not vertices.is_floating_point():
-        raise ValueError(f"vertices: {vertices.dtype} {tuple(vertices.shape)}, expected floats [B, V, 3]")
-    if faces.ndim != 2 or faces.shape[-1] != 3 or faces.is_floating_point():
-        raise ValueError(f"faces: {faces.dtype} {tuple(faces.shape)}, expected integers [F, 3]")
-    if height < 1 or width < 1:
-        raise ValueError(f"size={size}: must be positive")
+    height, width = check(vertices, faces, size)
     faces = faces.to(vertices.device, torch.int64)
-    if (
-        faces.numel()
-        and faces.device.type == "cpu"
-        and not 0 <= int(faces.min()) <= int(faces.max()) < vertices.shape[1]
-    ):
-        raise ValueError(f"faces: vertex index outside 0..{vertices.shape[1] - 1}")
     with torch.no_grad():
         face_id = _visible(vertices.detach().double(), faces, height, width)
     return _interpolate(vertices, faces, face_id)
+
+
+def check(vertices: Tensor, faces: Tensor, size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the image.
+
+    Raises:
+        InputError: see `rasterize`.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    if vertices.ndim != 3 or vertices.shape[-1] != 3 or not vertices.is_floating_point():
+        raise InputError("vertices", f"{vertices.dtype} {tuple(vertices.shape)}", "give floats [B, V, 3]")
+    if faces.ndim != 2 or faces.shape[-1] != 3 or faces.is_floating_point():
+        raise InputError("faces", f"{faces.dtype} {tuple(faces.shape)}", "give integers [F, 3]")
+    if height < 1 or width < 1:
+        raise InputError("size", size, "must be positive")
+    # On CUDA looking would be a wait for the device.
+    if faces.device.type == "cpu" and faces.numel():
+        low, high = int(faces.min()), int(faces.max())
+        if not 0 <= low <= high < vertices.shape[1]:
+            raise InputError("faces", f"{low}..{high}", f"vertex indices must lie in 0..{vertices.shape[1] - 1}")
+    return height, width
 
 
 def _visible(vertices: Tensor, faces: Tensor, height: int, width: int) -> Tensor:
