@@ -18,8 +18,10 @@ _REDUCED = (
 def resize(data: bytes, verdict: Verdict, side: int) -> tuple[bytes, int, int, int] | None:
     """The photo as an upright JPEG whose shorter side has `side` pixels; None where it does not decode.
 
-    Nothing is enlarged: a JPEG no larger than asked keeps its bytes. A JPEG at least twice as large is decoded at 1/2,
-    1/4 or 1/8 by its inverse DCT, never below `side`, and the rest of the way goes by pixel areas.
+    Nothing is enlarged: a JPEG no larger than asked keeps its bytes. A JPEG is decoded at 1/2, 1/4 or 1/8 by its
+    inverse DCT where that leaves at least 1.5 `side`, and the rest of the way goes by pixel areas. Over 31 COCO photos
+    the pixels before encoding are 37-40 dB PSNR (mean; worst 29) from a full decode and areas, for 30 % less CPU at a
+    third of the size; without the margin it would be 31-37 dB. JPEG quality 95 itself costs as much (37 dB).
 
     Args:
         verdict: what `check_photo` said of the same bytes.
@@ -28,7 +30,7 @@ def resize(data: bytes, verdict: Verdict, side: int) -> tuple[bytes, int, int, i
         JPEG bytes (quality 95), width, height, dhash.
     """
     shorter = min(verdict.width, verdict.height)
-    flag = next(flag for times, flag in _REDUCED if times == 1 or shorter >= times * side)
+    flag = next(flag for times, flag in _REDUCED if times == 1 or shorter >= 1.5 * times * side)
     photo = _decode(data, flag)
     if photo is None:
         return None

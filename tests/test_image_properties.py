@@ -101,3 +101,15 @@ def test_size_after_resizing(width: int, height: int, side: int, kind: str) -> N
         assert (small[0] == data) == (kind == "jpg")
     else:
         assert max(small[1:3]) == pytest.approx(max(width, height) * side / shorter, abs=side / shorter + 1)
+
+
+@pytest.mark.parametrize(("side", "least"), [(300, 60), (200, 30), (100, 30), (40, 30)])
+def test_a_reduced_decode_is_close_to_the_whole(side: int, least: float) -> None:
+    rough = np.random.default_rng(1).integers(0, 255, (60, 80, 3)).astype(np.uint8)
+    image = cv2.resize(rough, (800, 600), interpolation=cv2.INTER_CUBIC)
+    data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+    small = resize(data, check_photo(data, 10**6), side)
+    assert small is not None
+    whole = cv2.resize(decode_photo(data), small[1:3], interpolation=cv2.INTER_AREA)  # type: ignore[call-overload]
+    jpeg = cv2.imencode(".jpg", whole[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+    assert cv2.PSNR(decode_photo(small[0]), decode_photo(jpeg)) > least  # type: ignore[arg-type]
