@@ -134,6 +134,13 @@ class Template:
 
         return template_from_rig(path, keypoints, parts)
 
+    @staticmethod
+    def from_animals3d(folder: str, compat: str | None = None) -> Template:
+        """Read a template folder of animals3d or A-CSM; see `models.animals3d.read_animals3d`."""
+        from models.animals3d import read_animals3d
+
+        return read_animals3d(folder, compat).template
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Template) and all(
             np.array_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)

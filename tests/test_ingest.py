@@ -204,7 +204,7 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], None], str, str]] = {
     "joint missing": (drop("categories", 0, "keypoints", 4), "source.path", f"lacks the joints {NAMES[4]}"),
     "no joints at all": (drop("categories", 0, "keypoints"), "source.path", "keypoints"),
     "photo missing": (put("gone.png", "images", 1, "file_name"), "source.images", "1 photos are missing.*gone.png"),
-    "empty box": (put([5, 5, 0, 10], "annotations", 0, "bbox"), "source.path", "annotation 0.*empty box"),
+    "empty box": (put([5, 5, 0, 10], "annotations", 0, "bbox"), "source.path", "photo 100 has an empty box"),
     "no box": (drop("annotations", 0, "bbox"), "source.path", "bbox"),
     "image not listed": (put(999, "annotations", 2, "image_id"), "source.path", "annotation 2.*999"),
     "no images": (drop("images"), "source.path", "images"),
