@@ -24,7 +24,7 @@ SHEET_STYLE = """
   display: flex; align-items: center; justify-content: center; aspect-ratio: 1; overflow: hidden;
   border-radius: 8px; background: var(--faint); color: var(--soft); font-size: 13px; text-align: center;
 }
-.sheet img { max-width: 100%; max-height: 100%; display: block }
+.sheet img { width: 100%; height: 100%; object-fit: contain; display: block }
 .sheet figcaption { font-size: 13px; line-height: 1.4; margin-top: 6px; color: var(--soft); overflow-wrap: anywhere }
 .sheet figcaption b { color: var(--ink); font-weight: 600; display: block }
 @media(max-width:520px) { .sheet { grid-template-columns: 1fr 1fr } }
