@@ -30,7 +30,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from pipelines.plan_shards import arrange, shard_count, write_shards
-from pipelines.source_autotags import tagged_ids
+from pipelines.source_autotags import read_tagged
 from pipelines.source_files import file_state, locate
 from pipelines.source_options import SourceOptions
 from pipelines.source_origin import mirrored
@@ -165,7 +165,7 @@ def _for_any_node(files: Files, folder: str, options: SourceOptions) -> SourceOp
     name = f"{folder}/splits/autotags.npy"
     if not files.exists(name):
         sink = io.BytesIO()
-        np.save(sink, tagged_ids(options.autotags))
+        np.save(sink, read_tagged(options.autotags))
         files.write(name, sink.getvalue())
     ids = f"{files.uri.rstrip('/')}/{name}"
     return replace(options, path=at, autotags=replace(options.autotags, path=ids))

@@ -29,11 +29,10 @@ def check_autotags(tags: Autotags) -> None:
         raise InputError("source.autotags.path", tags.path, "no row of it is `photoid TAB tag:score,tag:score`")
 
 
-@lru_cache(maxsize=1)
-def tagged_ids(tags: Autotags) -> np.ndarray:
+def read_tagged(tags: Autotags) -> np.ndarray:
     """Sorted int64 ids of the photos that have one of the words, as a whole tag, at or above the threshold.
 
-    The file is streamed once; a `.npy` is such an array already. Lines that are none of the format tell nothing.
+    The file is streamed; a `.npy` is such an array already. Lines that are none of the format tell nothing.
     """
     with readable("source.autotags.path", tags.path):
         if tags.path.endswith(".npy"):
@@ -46,6 +45,9 @@ def tagged_ids(tags: Autotags) -> np.ndarray:
                 if _LINE.fullmatch(line) and _speaks(line, exact, tags.threshold):
                     ids.append(int(line.partition(b"\t")[0]))
     return np.unique(np.frombuffer(ids, np.int64))
+
+
+tagged_ids = lru_cache(maxsize=1)(read_tagged)  # read once for all splits of a process
 
 
 def is_tagged(photo_id: str, ids: np.ndarray) -> bool:

@@ -59,12 +59,12 @@ def line_blocks(path: str, start: int = 0, stop: int | None = None) -> Iterator[
     filesystem, name = locate(path)
     if stop is None:
         with filesystem.open_input_stream(name) as f:  # compression is told from the file name
-            yield from _whole_lines(f.read)
+            yield from whole_lines(f.read)
         return
     with filesystem.open_input_file(name) as f:
         begin, end = _line_start(f, start), _line_start(f, stop)
         f.seek(begin)
-        yield from _whole_lines(lambda n: f.read(min(n, end - f.tell())))
+        yield from whole_lines(lambda n: f.read(min(n, end - f.tell())))
 
 
 def _line_start(f: pa.NativeFile, at: int) -> int:
@@ -78,7 +78,8 @@ def _line_start(f: pa.NativeFile, at: int) -> int:
     return f.tell()
 
 
-def _whole_lines(read: Callable[[int], bytes]) -> Iterator[bytes]:
+def whole_lines(read: Callable[[int], bytes]) -> Iterator[bytes]:
+    """What `read` gives, cut at newlines."""
     rest = b""
     while chunk := read(STEP):
         cut = chunk.rfind(b"\n") + 1

@@ -83,7 +83,7 @@ class SourceOptions:
             autotags=_autotags(given.get("autotags"), synonyms, words),
             license=_license(given.get("license", "any")),
             extensions=tuple(e.lower().lstrip(".") for e in _list("extensions", given.get("extensions"))),
-            per_user=int(_number("source.per_user", given.get("per_user") or 0, 0, math.inf, whole=True)),
+            per_user=int(_number("source.per_user", given.get("per_user", 0), 0, math.inf, whole=True)),
             taken=_taken(given.get("taken")),
             box=_box(given.get("box"), given.get("boxes")),
             origin=_choice("origin", given.get("origin", "url"), ORIGINS),
@@ -106,8 +106,8 @@ class SourceOptions:
         return {k: v for k, v in found.items() if v or k in ("words", "license", "extensions")}
 
     def plan_identity(self) -> dict[str, Any]:
-        """What the rows of a plan depend on, the file's state apart; how it is cut into ranges changes nothing."""
-        return {k: v for k, v in asdict(self).items() if k not in ("mirror", "range_mb")}
+        """What the rows of a plan depend on, the file apart; how it is cut into ranges changes nothing."""
+        return {k: v for k, v in asdict(self).items() if k not in ("path", "mirror", "range_mb")}
 
 
 def _choice(key: str, value: Any, allowed: tuple[str, ...]) -> str:

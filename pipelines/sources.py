@@ -19,7 +19,7 @@ from pipelines.source_files import PACKED, byte_ranges, file_state, line_blocks,
 from pipelines.source_filter import RowFilter
 from pipelines.source_options import SourceOptions
 from pipelines.source_origin import fetch_url
-from pipelines.source_rows import PhotoRow, RowError, json_line, url_column_of, url_line, yfcc_line
+from pipelines.source_rows import PhotoRow, RowError, json_line, table_row, url_column_of, url_line, yfcc_line
 from pipelines.source_skim import Skim
 from pipelines.source_tables import (
     csv_header,
@@ -32,7 +32,6 @@ from pipelines.source_tables import (
     sqlite_rows,
     sqlite_splits,
     sqlite_table,
-    table_row,
     url_column,
 )
 from tables import InputError
@@ -113,7 +112,8 @@ def _detect(options: SourceOptions) -> str:
     best = max(found, key=lambda f: found[f])
     if found.get(options.format):
         return options.format
-    if url_column_of(header) or (options.url_column in header and not found[best]):
+    # The rows of a table may begin with a URL, too; its header tells it from a list.
+    if (best == "urls" or not found[best]) and (url_column_of(header) or options.url_column in header):
         return "csv"
     if not found[best]:
         known = "YFCC v2 (25 tab-separated columns), YFCC v1 (23), SQLite, Parquet, CSV, a URL or JSON object a line"
