@@ -69,8 +69,8 @@ def crawl(
             fetched = _fetch(dataset, plan, limits, resources, input_state, retry)
             mark_duplicates(dataset)
             summary = {**plan.counts, "fetched": fetched, **tally(dataset)}
-            dataset.finish(input_state, summary)
             write_page(dataset, summary)
+            dataset.finish(input_state, summary)
             return dataset, summary
     return dataset, {**plan.counts, "fetched": 0, **tally(dataset)}
 
