@@ -21,7 +21,7 @@ import math
 import torch
 from torch import Tensor
 
-from models.raster import check
+from models.raster import check, spans
 from tables import InputError
 
 # y is kept in ticks of 2^-36 px, exact in float64. Every y leans by 2^-30 px per px of x: then no edge is exactly
@@ -87,7 +87,7 @@ def _area(points: Tensor, faces: Tensor, drawn: Tensor, height: int, width: int)
         y, where = _crossings(torch.stack((x[image, a], x[image, b])), ends.double() / _TICKS, image, batch)
         crossings = (y * _TICKS).round().long().clamp(0, height * _TICKS) + where * (height * _TICKS)
         events = torch.cat((rows, tall.flatten(), crossings)).unique()
-        edge, slab = spans(torch.searchsorted(events, tall.sort(0).values))
+        edge, slab = spans(*torch.searchsorted(events, tall.sort(0).values))
         low, high = (events[slab + k] - offset[edge] for k in (0, 1))
         start, way = ends[0][edge], (ends[1] - ends[0])[edge]
         xa, xb = x[image, a][edge], x[image, b][edge]
@@ -150,15 +150,6 @@ def _crossings(x: Tensor, y: Tensor, image: Tensor, batch: int) -> tuple[Tensor,
     return torch.cat(found), torch.cat(where)
 
 
-def spans(bounds: Tensor) -> tuple[Tensor, Tensor]:
-    """Of ranges [2, n] (first, one past the last): every (range, member), two tensors as long as all ranges."""
-    counts = (bounds[1] - bounds[0]).clamp(min=0)
-    total = int(counts.sum())
-    owner = torch.repeat_interleave(counts, output_size=total)
-    starts = counts.cumsum(0) - counts
-    return owner, bounds[0][owner] + torch.arange(total, device=bounds.device) - starts[owner]
-
-
 def _accumulate(x0: Tensor, x1: Tensor, drop: Tensor, row: Tensor, height: int, width: int) -> Tensor:
     """Signed areas [H, W] right of segments that run from x0 to x1 within a pixel row and are `drop` high."""
     with torch.no_grad():
@@ -166,7 +157,7 @@ def _accumulate(x0: Tensor, x1: Tensor, drop: Tensor, row: Tensor, height: int, 
         upright = (x1 - x0).abs() < 1e-7  # one column, that of the middle
         left = torch.where(upright, middle, torch.minimum(x0, x1)).floor().clamp(-1, width).long()
         right = torch.where(upright, middle, torch.maximum(x0, x1)).floor().clamp(-1, width).long()
-        piece, column = spans(torch.stack((left, right + 1)))
+        piece, column = spans(left, right + 1)
         whole = (left == right)[piece]
         low = torch.where(column < 0, -torch.inf, column.double())
         high = torch.where(column < width, column + 1.0, torch.inf)

@@ -1,8 +1,11 @@
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
 
 from models.raster import rasterize
+from sandbox.animal import animal
 
 
 def _sphere(n: int = 8, seed: int = 0, size: int = 60) -> tuple[torch.Tensor, torch.Tensor]:
@@ -13,45 +16,79 @@ def _sphere(n: int = 8, seed: int = 0, size: int = 60) -> tuple[torch.Tensor, to
     return vertices.flatten(1, 2), torch.arange(3 * size).reshape(size, 3)
 
 
-def _brute_force(vertices, faces, height, width):
-    """Point in triangle, one face at a time, in float64."""
-    v = vertices.astype(np.float64)
-    x = (np.arange(width) + 0.5) / width * 2 - 1
-    y = (np.arange(height) + 0.5) / height * 2 - 1
+def _integers(values: np.ndarray) -> np.ndarray:
+    """Floats as Python integers in units of 2^-120: from here on nothing is rounded."""
+    return np.array([int(Fraction(float(x)) * 2**120) for x in values.ravel()], object).reshape(values.shape)
+
+
+def _brute_force(vertices: torch.Tensor, faces: torch.Tensor, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every face against every pixel in exact integers: float32 depth and face id; ties to the smallest id."""
+    x, y = (_integers((np.arange(n) + 0.5) / n * 2 - 1) for n in (width, height))
     px, py = np.meshgrid(x, y)
     depth = np.full((height, width), np.inf, np.float32)
     ids = np.full((height, width), -1)
-    edge = np.zeros((height, width), bool)
-    for f, (a, b, c) in enumerate(v[faces]):
+    for f, (a, b, c) in enumerate(_integers(vertices.numpy())[faces.numpy()]):
         area = (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
         if area == 0:
             continue
-        wa = ((b[0] - px) * (c[1] - py) - (b[1] - py) * (c[0] - px)) / area
-        wb = ((c[0] - px) * (a[1] - py) - (c[1] - py) * (a[0] - px)) / area
-        wc = 1 - wa - wb
-        inside = (wa >= 0) & (wb >= 0) & (wc >= 0)
-        z = (wa * a[2] + wb * b[2] + wc * c[2]).astype(np.float32)  # ties are told in float32
-        nearer = inside & (z < depth)
-        depth[nearer], ids[nearer] = z[nearer], f
-        edge |= np.abs(np.minimum(np.minimum(wa, wb), wc)) < 1e-5
-    return depth, ids, edge
+        weights = [
+            ((p[0] - px) * (q[1] - py) - (p[1] - py) * (q[0] - px)) * (1 if area > 0 else -1)
+            for p, q in ((b, c), (c, a), (a, b))
+        ]
+        inside = np.logical_and.reduce([(w >= 0).astype(bool) for w in weights])
+        z = sum(w[inside] * p[2] for w, p in zip(weights, (a, b, c), strict=True)) / (abs(area) << 120)
+        z = z.astype(np.float32)
+        nearer = z < depth[inside]
+        ids[inside] = np.where(nearer, f, ids[inside])
+        depth[inside] = np.where(nearer, z, depth[inside])
+    return depth, ids
 
 
-@pytest.mark.parametrize("size", [64, (48, 80)])
-def test_equals_brute_force(size):
-    vertices, faces = _sphere(6)
+def _soup() -> tuple[torch.Tensor, torch.Tensor]:
+    return _sphere(3)
+
+
+def _lattice() -> tuple[torch.Tensor, torch.Tensor]:
+    """Corners on pixel centres and few depths: shared and doubled edges, ties and faces without area abound."""
+    g = torch.Generator().manual_seed(1)
+    at = torch.randint(-2, 34, (6, 30, 2), generator=g) / 16 - 1 + 1 / 32
+    return torch.cat((at, torch.randint(0, 3, (6, 30, 1), generator=g).float()), 2), torch.randint(
+        0, 30, (40, 3), generator=g
+    )
+
+
+def _slivers() -> tuple[torch.Tensor, torch.Tensor]:
+    """Faces as narrow as 2^-20 of the image, steep in depth, through pixel centres and past them by a hair."""
+    g = torch.Generator().manual_seed(2)
+    corners = torch.randint(-40, 40, (3, 60, 3, 3), generator=g, dtype=torch.float64) / 32 + 1 / 64
+    corners[:, :, 2, :2] = (corners[:, :, 0, :2] + corners[:, :, 1, :2]) / 2
+    corners[..., :2] += torch.randint(-1, 2, (3, 60, 3, 2), generator=g) / 2**20
+    return corners.flatten(1, 2), torch.arange(180).reshape(60, 3)
+
+
+def _side_view() -> tuple[torch.Tensor, torch.Tensor]:
+    """A whole animal from the side: its mirrored halves project onto each other."""
+    template = animal()
+    side = torch.from_numpy(template.vertices).float()[None, :, [2, 1, 0]]
+    return 0.9 * side / side.abs().max(), torch.from_numpy(template.faces).long()
+
+
+@pytest.mark.parametrize(
+    ("scene", "size"),
+    [(_soup, 32), (_soup, (24, 40)), (_lattice, 16), (_lattice, 32), (_slivers, 32), (_slivers, 64), (_side_view, 16)],
+)
+def test_equals_brute_force(scene, size):
+    vertices, faces = scene()
     out = rasterize(vertices, faces, size)
     h, w = (size, size) if isinstance(size, int) else size
-    assert out.mask.shape == out.depth.shape == out.face_id.shape == (6, h, w)
-    assert out.barycentric.shape == (6, h, w, 3)
-    assert (out.mask.dtype, out.depth.dtype, out.face_id.dtype) == (torch.bool, torch.float32, torch.int64)
-    for b in range(6):
-        depth, ids, edge = _brute_force(vertices[b].numpy(), faces.numpy(), h, w)
-        sure = ~edge  # a pixel centre on an edge within float32 rounding may go either way
-        assert sure.mean() > 0.99
-        np.testing.assert_array_equal(out.face_id[b].numpy()[sure], ids[sure])
-        np.testing.assert_allclose(out.depth[b].numpy()[sure], depth[sure], atol=2e-4, rtol=1e-4)
-        assert (out.face_id[b] >= 0).float().mean() > 0.5
+    assert out.mask.shape == out.depth.shape == out.face_id.shape == (len(vertices), h, w)
+    assert out.barycentric.shape == (len(vertices), h, w, 3)
+    assert (out.mask.dtype, out.depth.dtype, out.face_id.dtype) == (torch.bool, vertices.dtype, torch.int64)
+    for b in range(len(vertices)):
+        depth, ids = _brute_force(vertices[b], faces, h, w)
+        np.testing.assert_array_equal(out.face_id[b].numpy(), ids)
+        np.testing.assert_array_equal(out.depth[b].float().numpy(), depth)
+        assert (ids >= 0).any()
     assert torch.equal(out.mask, out.face_id >= 0)
 
 
