@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from models.animals3d_heads import Animals3dHeads
 from models.articulation import part_transforms, skin
 from models.camera import (
     axis_angle_to_quat,
@@ -22,7 +23,10 @@ from models.camera import (
     sixd_to_matrix,
 )
 from models.resnet import ResNet
+from models.sphere import sphere_map, surface_points
+from models.surface import Surface, SurfaceHead, stages_of
 from models.template import Template
+from tables import InputError
 
 
 class ACSMOutput(NamedTuple):
@@ -34,6 +38,7 @@ class ACSMOutput(NamedTuple):
         keypoints: [B,H,K,2] reprojected keypoint vertices in the network frame.
         vertices: [B,H,V,3] posed template in the image frame, z away from the viewer; V is 0 if not asked for.
         prob: [B,H] probability of each hypothesis.
+        surface: what the map head says, None for a network without one.
     """
 
     camera: torch.Tensor
@@ -41,12 +46,19 @@ class ACSMOutput(NamedTuple):
     keypoints: torch.Tensor
     vertices: torch.Tensor
     prob: torch.Tensor
+    surface: Surface | None = None
 
     def best(self) -> ACSMOutput:
         """The most probable hypothesis alone, H = 1."""
         index = self.prob.argmax(1)
         rows = torch.arange(len(index), device=index.device)
-        return ACSMOutput(*(field[rows, index][:, None] for field in self))
+
+        def chosen(field: torch.Tensor) -> torch.Tensor:
+            return field[rows, index][:, None]
+
+        surface = self.surface and self.surface._replace(points=chosen(self.surface.points))
+        camera, angles, keypoints, vertices, prob = (chosen(field) for field in self[:5])
+        return ACSMOutput(camera, angles, keypoints, vertices, prob, surface)
 
 
 class ACSM(nn.Module):
@@ -58,6 +70,11 @@ class ACSM(nn.Module):
         depth, width: of the ResNet trunk.
         image_size: S, pixels of the square input; at least 64.
         features: width of the fully connected layers (nz_feat).
+        surface: with the map head of the mask mode; the template's body must be watertight.
+        compat: `animals3d` for the reference's heads and its order of part rotations, defects included; None for ours.
+
+    Raises:
+        InputError: the image is too small, `compat` is unknown, or the template cannot be laid out on a sphere.
     """
 
     def __init__(
@@ -68,10 +85,15 @@ class ACSM(nn.Module):
         width: int = 64,
         image_size: int = 256,
         features: int = 200,
+        surface: bool = False,
+        compat: str | None = None,
     ) -> None:
         super().__init__()
+        if compat not in (None, "animals3d"):
+            raise InputError("compat", compat, "use animals3d or null")
         self.config: dict[str, Any] = {
             "hypotheses": hypotheses, "depth": depth, "width": width, "image_size": image_size, "features": features,
+            "surface": surface, "compat": compat,
         }  # fmt: skip
         self.template = template
         self.hypotheses, self.parts = hypotheses, len(template.parts)
@@ -84,17 +106,32 @@ class ACSM(nn.Module):
         self.backbone = ResNet(depth, width)
         cells = image_size // 32 // 2
         if cells < 1:
-            raise ValueError(f"image_size={image_size}: use at least 64")
+            raise InputError("image_size", image_size, "use at least 64")
         squeezed = 4 * width
         self.squeeze = nn.Sequential(
             nn.Conv2d(self.backbone.channels, squeezed, 4, 2, 1), nn.BatchNorm2d(squeezed), nn.LeakyReLU(0.2)
         )
         self.encode = _layers(squeezed * cells * cells, features)
-        self.camera_fc = _layers(features, features)
-        self.camera_head = nn.Linear(features, hypotheses * 10)  # rotation 6, scale, translation 2, logit
-        self.parts_fc = _layers(features, features)
-        self.parts_head = nn.Linear(features, hypotheses * self.parts * 2)  # (cos, sin) of each angle
         self.axes = nn.Parameter(torch.tensor([[1.0, 0.0, 0.0]]).repeat(self.parts, 1))
+        self.heads: Animals3dHeads | None = None
+        if compat:
+            self._as_animals3d(features)
+        else:
+            self._as_ours(features)
+        self.surface_head = SurfaceHead(self.backbone, squeezed) if surface else None
+        if surface:
+            sphere = sphere_map(template)
+            # Kept with the weights, which mean nothing on another layout.
+            self.register_buffer("sphere", torch.from_numpy(sphere.directions.copy()))
+            self.register_buffer("sphere_faces", torch.from_numpy(sphere.faces.copy()))
+            self.register_buffer("sphere_table", torch.from_numpy(sphere.table.copy()))
+
+    def _as_ours(self, features: int) -> None:
+        h, p = self.hypotheses, self.parts
+        self.camera_fc = _layers(features, features)
+        self.camera_head = nn.Linear(features, h * 10)  # rotation 6, scale, translation 2, logit
+        self.parts_fc = _layers(features, features)
+        self.parts_head = nn.Linear(features, h * p * 2)  # (cos, sin) of each angle
         for m in (*self.encode, *self.camera_fc, *self.parts_fc):
             if isinstance(m, nn.Linear):
                 nn.init.kaiming_normal_(m.weight, a=0.1)
@@ -103,8 +140,16 @@ class ACSM(nn.Module):
             for head in (self.camera_head, self.parts_head):
                 head.weight.normal_(0, 0.02)
                 head.bias.zero_()
-            self.camera_head.bias.view(hypotheses, 10)[:, :6] = _start_cameras(hypotheses)
-            self.parts_head.bias.view(hypotheses, self.parts, 2)[..., 0] = 1.0
+            self.camera_head.bias.view(h, 10)[:, :6] = _start_cameras(h)
+            self.parts_head.bias.view(h, p, 2)[..., 0] = 1.0
+
+    def _as_animals3d(self, features: int) -> None:
+        self.heads = Animals3dHeads(features, self.hypotheses, self.parts)
+        self.axes = nn.Parameter(self.axes.detach().repeat(self.hypotheses, 1, 1))  # each hypothesis has its own
+        for m in (*self.squeeze, *self.encode):
+            if isinstance(m, nn.Linear | nn.Conv2d):
+                nn.init.normal_(m.weight, std=0.02)
+                nn.init.zeros_(m.bias)  # type: ignore[arg-type]
 
     def forward(self, images: torch.Tensor, articulate: bool = True, mesh: bool = True) -> ACSMOutput:
         """Images [B,3,S,S], ImageNet-normalised -> `ACSMOutput`.
@@ -113,31 +158,50 @@ class ACSM(nn.Module):
             articulate: False keeps the template rigid (the reference's warm-up).
             mesh: False leaves `vertices` empty and computes the keypoint vertices alone.
         """
-        trunk = self.squeeze(self.backbone(images)).flatten(1)
+        stages = stages_of(self.backbone, images) if self.surface_head is not None and mesh else []
+        trunk = self.squeeze(stages[-1] if stages else self.backbone(images)).flatten(1)
+        maps = self.surface_head(stages) if self.surface_head is not None and mesh else None
         # Geometry stays in full precision, whatever the convolutions were computed in.
         with torch.autocast(images.device.type, enabled=False):
-            return self._geometry(trunk.float(), articulate, mesh)
+            out = self._geometry(trunk.float(), articulate, mesh)
+            return out if maps is None else out._replace(surface=self._surface(maps[0], maps[1], out.vertices))
 
     def _geometry(self, trunk: torch.Tensor, articulate: bool, mesh: bool) -> ACSMOutput:
-        b, h, p = len(trunk), self.hypotheses, self.parts
-        features = self.encode(trunk)
-        raw = self.camera_head(self.camera_fc(features)).view(b, h, 10)
-        scale = 1.0 + 0.05 * raw[..., 6:7]
-        camera = torch.cat([scale, raw[..., 7:9], matrix_to_quat(sixd_to_matrix(raw[..., :6]))], -1)
-        prob = raw[..., 9].softmax(-1)
-        turn = nn.functional.normalize(self.parts_head(self.parts_fc(features)).view(b, h, p, 2), dim=-1)
-        angles = torch.atan2(turn[..., 1], turn[..., 0])
+        camera, prob, angles = (self.heads or self._heads)(self.encode(trunk))
         if not articulate:
             angles = torch.zeros_like(angles)
         transforms = self.pose(angles)
         keypoints = self.place(camera, transforms, self.index)[..., :2]
-        vertices = self.place(camera, transforms) if mesh else keypoints.new_zeros(b, h, 0, 3)
+        vertices = self.place(camera, transforms) if mesh else keypoints.new_zeros(*keypoints.shape[:2], 0, 3)
         return ACSMOutput(camera, angles, keypoints, vertices, prob)
+
+    def _heads(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Features [B,F] -> camera [B,H,7], probabilities [B,H], angles [B,H,P]."""
+        b, h, p = len(features), self.hypotheses, self.parts
+        raw = self.camera_head(self.camera_fc(features)).view(b, h, 10)
+        scale = 1.0 + 0.05 * raw[..., 6:7]
+        camera = torch.cat([scale, raw[..., 7:9], matrix_to_quat(sixd_to_matrix(raw[..., :6]))], -1)
+        turn = nn.functional.normalize(self.parts_head(self.parts_fc(features)).view(b, h, p, 2), dim=-1)
+        return camera, raw[..., 9].softmax(-1), torch.atan2(turn[..., 1], turn[..., 0])
+
+    def _surface(self, raw: torch.Tensor, logits: torch.Tensor, vertices: torch.Tensor) -> Surface:
+        """The maps, and where their points project to: a projection is affine, so corners are enough."""
+        directions = nn.functional.normalize(raw.float(), dim=-1)
+        corners, weights = self.on_template(directions)
+        b, h, w, _ = corners.shape
+        at = corners.view(b, 1, h * w * 3, 1).expand(-1, vertices.shape[1], -1, 3)
+        taken = vertices.gather(2, at).view(b, -1, h, w, 3, 3)
+        return Surface(directions, logits.float(), (taken * weights[:, None, ..., None]).sum(-2))
+
+    def on_template(self, directions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Corners [...,3] and weights [...,3] of the template's points at unit directions [...,3] of its sphere."""
+        return surface_points(directions, self.sphere, self.sphere_faces, self.sphere_table)  # type: ignore[arg-type]
 
     def pose(self, angles: torch.Tensor) -> torch.Tensor:
         """Part angles [...,P] -> rigid part transforms [...,P,3,4]."""
         axes = nn.functional.normalize(self.axes, dim=-1)
-        return part_transforms(axes, angles, self.pivots, self.template.parents)  # type: ignore[arg-type]
+        root_first = self.heads is not None
+        return part_transforms(axes, angles, self.pivots, self.template.parents, root_first)  # type: ignore[arg-type]
 
     def place(self, camera: torch.Tensor, transforms: torch.Tensor, index: Any = None) -> torch.Tensor:
         """Posed vertices (all, or those of `index`) in the image frame [...,V,3]."""

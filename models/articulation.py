@@ -22,17 +22,20 @@ def _levels(parents: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(p for p, d in enumerate(depth) if d == level) for level in range(max(depth, default=-1) + 1))
 
 
-def part_transforms(axes: Tensor, angles: Tensor, pivots: Tensor, parents: Sequence[int]) -> Tensor:
+def part_transforms(
+    axes: Tensor, angles: Tensor, pivots: Tensor, parents: Sequence[int], root_first: bool = False
+) -> Tensor:
     """Each part turned about its own axis at its own pivot, then carried by its ancestors.
 
-    T_p = T_parent(p) L_p with L_p x = R(axis_p, angle_p) (x - pivot_p) + pivot_p: own rotation first, the root
-    last. (animals3d applies the ancestors root first, geom_utils.py:259-307, which is no kinematic chain.)
+    T_p = T_parent(p) L_p with L_p x = R(axis_p, angle_p) (x - pivot_p) + pivot_p: own rotation first, the root last.
 
     Args:
         axes: [P, 3] or [..., P, 3] rotation axes in the bind pose; their length does not matter.
         angles: [..., P] radians.
         pivots: [P, 3] bind-pose rotation centres.
         parents: P entries, parents[p] < p, or -1 for a root.
+        root_first: after its own rotation a part goes through the root's and its parent's last, as animals3d has it
+            (METHOD 6.3); that is no kinematic chain.
 
     Returns:
         [..., P, 3, 4] matrices that map bind-pose points to posed points.
@@ -50,13 +53,20 @@ def part_transforms(axes: Tensor, angles: Tensor, pivots: Tensor, parents: Seque
     # Stacks of views, not index tensors: an index would be a host copy, which a CUDA graph cannot hold.
     single = local.unbind(-3)
     done: dict[int, Tensor] = {p: single[p] for p in (levels[0] if levels else ())}
+    carry = dict(done)  # what a part does to its children
     for level in levels[1:]:
-        above = torch.stack([done[parents[p]] for p in level], -3)
+        above = torch.stack([carry[parents[p]] for p in level], -3)
         own = torch.stack([single[p] for p in level], -3)
-        turned = above[..., :3] @ own
-        moved = turned[..., 3:] + above[..., 3:]
-        done.update(zip(level, torch.cat((turned[..., :3], moved), -1).unbind(-3), strict=True))
+        turned = _after(above, own).unbind(-3)
+        done.update(zip(level, turned, strict=True))
+        carry.update(zip(level, _after(own, above).unbind(-3) if root_first else turned, strict=True))
     return torch.stack([done[p] for p in range(len(parents))], -3)
+
+
+def _after(second: Tensor, first: Tensor) -> Tensor:
+    """One rigid transform [..., 3, 4] after another."""
+    turned = second[..., :3] @ first
+    return torch.cat((turned[..., :3], turned[..., 3:] + second[..., 3:]), -1)
 
 
 def skin(vertices: Tensor, weights: Tensor, transforms: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from models.acsm import ACSM, ACSMOutput
+from models.articulation import part_transforms
 from models.camera import quat_to_matrix
 from models.checkpoint import checkpoint_bytes, load_checkpoint, weights_digest
 from models.heatmap import Detector, PoseNet
@@ -170,8 +171,60 @@ def test_it_learns_four_images_by_heart(hypotheses: int) -> None:
 
 
 def test_too_small_an_image_is_refused() -> None:
-    with pytest.raises(ValueError, match="image_size=32"):
+    with pytest.raises(InputError, match="image_size=32"):
         ACSM(TEMPLATE, image_size=32, width=8)
+
+
+@pytest.mark.parametrize(
+    ("hypotheses", "weights", "first", "losses"),
+    [
+        (1, 12152.860204, 0.737172842, [0.142977193, 0.136207938, 0.12303954, 0.113279603, 0.104751997]),
+        (4, 12193.411646, 0.857587337, [0.154053435, 0.149649535, 0.145428076, 0.137838528, 0.12959981]),
+    ],
+)
+def test_a_fresh_default_network_trains_with_the_numbers_it_always_had(
+    hypotheses: int, weights: float, first: float, losses: list[float]
+) -> None:
+    """Numbers of commit 7aae9c6: a mode that is off may not touch the initialisation nor the arithmetic."""
+    net = network(hypotheses)
+    assert sum(float(p.detach().double().abs().sum()) for p in net.parameters()) == pytest.approx(weights, rel=1e-6)
+    target = torch.rand(3, 16, 2, generator=torch.Generator().manual_seed(2))
+    out = net(images())
+    loss = keypoint_loss(out.keypoints, target, torch.ones(3, 16), out.prob)
+    assert float(loss.detach()) == pytest.approx(first, rel=1e-5)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    for expected in losses:
+        out = net(images(), mesh=False)
+        loss = keypoint_loss(out.keypoints, target, torch.ones(3, 16), out.prob, 0.1)
+        assert float(loss.detach()) == pytest.approx(expected, rel=1e-3)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("hypotheses", [1, 3])
+def test_animals3d_mode_trains_keeps_its_order_and_its_checkpoint(hypotheses: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = ACSM(TEMPLATE, hypotheses, width=8, image_size=64, features=32, compat="animals3d")
+    with torch.no_grad():
+        net.heads.angle.bias.normal_()  # type: ignore[union-attr]
+        net.axes.normal_()
+    out = net(images())
+    expected = part_transforms(net.axes, out.angles, net.pivots, TEMPLATE.parents, root_first=True)  # type: ignore[arg-type]
+    torch.testing.assert_close(net.pose(out.angles), expected)
+    other = part_transforms(net.axes, out.angles, net.pivots, TEMPLATE.parents)  # type: ignore[arg-type]
+    assert (other - expected).abs().max() > 0.01
+    target = torch.rand(3, 16, 2, generator=torch.Generator().manual_seed(2))
+    keypoint_loss(out.keypoints, target, torch.ones(3, 16), out.prob).backward()
+    without = {n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
+    # The defect that is kept: a multiplex never asks its rotation layers. A single camera needs no probability.
+    asleep = "prob" if hypotheses == 1 else "rotation"
+    assert without == {f"heads.{asleep}.weight", f"heads.{asleep}.bias"}
+    back = load_checkpoint(write(tmp_path / "m.safetensors", checkpoint_bytes(net)))
+    with torch.inference_mode():
+        assert torch.equal(back(images()).keypoints, net.eval()(images()).keypoints)
+    with pytest.raises(InputError, match="compat=csm"):
+        ACSM(TEMPLATE, width=8, image_size=64, compat="csm")
 
 
 # -- checkpoints ----------------------------------------------------------------------------------------------------
@@ -194,7 +247,7 @@ def test_checkpoint_round_trip_with_template(tmp_path: Path) -> None:
     assert back.config == net.config
     assert back.notes == notes
     with torch.inference_mode():
-        for ours, theirs in zip(net.eval()(images()), back(images()), strict=True):
+        for ours, theirs in zip(net.eval()(images())[:5], back(images())[:5], strict=True):
             assert torch.equal(ours, theirs)
 
 
@@ -236,7 +289,7 @@ def test_unreadable_checkpoints_are_refused_in_one_line(tmp_path: Path) -> None:
     }  # fmt: skip
     for name, content in bad.items():
         path = write(tmp_path / name, content)
-        with pytest.raises(InputError, match="not a readable wildshape checkpoint") as caught:
+        with pytest.raises(InputError, match="not a readable (wildshape checkpoint|network of animals3d)") as caught:
             load_checkpoint(path)
         assert str(caught.value).startswith(f"checkpoint={path}"), name
         # What a command prints is one line.
