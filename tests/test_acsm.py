@@ -289,7 +289,7 @@ def test_unreadable_checkpoints_are_refused_in_one_line(tmp_path: Path) -> None:
     }  # fmt: skip
     for name, content in bad.items():
         path = write(tmp_path / name, content)
-        with pytest.raises(InputError, match="not a readable (wildshape checkpoint|network of animals3d)") as caught:
+        with pytest.raises(InputError, match=r"not a readable (wildshape checkpoint|network of animals3d)") as caught:
             load_checkpoint(path)
         assert str(caught.value).startswith(f"checkpoint={path}"), name
         # What a command prints is one line.
