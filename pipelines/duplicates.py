@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pipelines.near_pairs import near_pairs
 
 _MOST_PAIRS = 1 << 24  # near pairs held at once
+_SLAB = 1 << 17  # strings worked on at once
 
 
 def find_exact(ids: pa.ChunkedArray, sha256: pa.ChunkedArray) -> dict[str, str]:
@@ -24,11 +25,9 @@ def find_exact(ids: pa.ChunkedArray, sha256: pa.ChunkedArray) -> dict[str, str]:
         sha256: of their bytes, string [N].
     """
     photos = pa.table({"photo": ids, "sha256": sha256})
-    groups = photos.group_by("sha256").aggregate([("photo", "min"), ("photo", "count")])
-    groups = groups.filter(pc.greater(groups["photo_count"], 1))
-    where = pc.index_in(photos["sha256"], groups["sha256"])
-    photos = photos.filter(pc.is_valid(where))
-    keepers = groups["photo_min"].take(where.drop_null())
+    photos = photos.filter(pa.array(_repeated(photos["sha256"])))  # few are left, and only these are grouped
+    groups = photos.group_by("sha256").aggregate([("photo", "min")])
+    keepers = groups["photo_min"].take(pc.index_in(photos["sha256"], groups["sha256"]))
     gone = pc.not_equal(photos["photo"], keepers)
     return _as_dict(photos["photo"].filter(gone), keepers.filter(gone))
 
@@ -51,6 +50,23 @@ def find_near(ids: pa.ChunkedArray, dhash: pa.ChunkedArray, radius: int) -> dict
     keeper = _nearest_keepers(bits, radius)
     gone = np.flatnonzero(keeper >= 0)
     return _as_dict(*(ids.take(order.take(pa.array(rows))) for rows in (gone, keeper[gone])))
+
+
+def _repeated(sha256: pa.ChunkedArray) -> np.ndarray:
+    """Which of these strings may be there twice, bool [N]: by 64 bits of them, so hardly one too many."""
+    keys, at = np.empty(len(sha256), np.uint64), 0
+    for chunk in sha256.chunks:
+        for start in range(0, len(chunk), _SLAB):
+            text = pc.ascii_rpad(chunk.slice(start, _SLAB), 16)
+            head = pc.binary_slice(text.cast(pa.binary()), 0, 16).cast(pa.binary(16))
+            words = np.frombuffer(head.buffers()[1], np.uint64).reshape(-1, 2)
+            keys[at : at + len(words)] = words[:, 0] * np.uint64(0x9E3779B97F4A7C15) + words[:, 1]
+            at += len(words)
+    ordered = np.sort(keys)
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(twice):
+        return np.zeros(len(keys), bool)
+    return twice[np.minimum(np.searchsorted(twice, keys), len(twice) - 1)] == keys
 
 
 def _as_dict(photos: pa.ChunkedArray, keepers: pa.ChunkedArray) -> dict[str, str]:

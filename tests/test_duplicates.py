@@ -90,6 +90,9 @@ def test_exact_duplicates_go_to_the_smallest_id() -> None:
     sha = pa.chunked_array([["1", "1", "3"], [], ["4", "1", "3"]], pa.string())
     assert find_exact(ids, sha) == {"d": "a", "e": "a", "f": "c"}
     assert find_exact(ids.slice(2, 2), sha.slice(2, 2)) == {}
+    long = pa.chunked_array([[f"{'e' * 62}{s:>02}" for s in sha.to_pylist()]])  # alike up to the last two
+    assert find_exact(ids, long) == {"d": "a", "e": "a", "f": "c"}
+    assert find_exact(ids.slice(1, 4), long.slice(1, 4)) == {"e": "a"}
     assert find_exact(ids.slice(6), sha.slice(6)) == {}
 
 
