@@ -19,11 +19,12 @@ from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from pipelines.answer import Answer
 from pipelines.fetch_options import FetchOptions
 from pipelines.host_turns import HostTurns
 from pipelines.hosts import HostBook, backoff
 from pipelines.photo_checks import Verdict, check_photo, quick_check
-from pipelines.request import Answer, Requester
+from pipelines.request import Requester
 
 HEALABLE = frozenset({"throttled", "server_error", "timeout", "truncated"})
 _STEP = 64  # rows taken from a stream's source at once

@@ -30,8 +30,8 @@ class Desk:
     """One host as this fetcher sees it: its share of slots, who has them, who waits."""
 
     __slots__ = (
-        "answered", "aside", "busy", "delay", "failed", "ms", "name", "not_before", "retry_after", "slots",
-        "throttled", "timer", "told", "used", "waiting",
+        "answered", "aside", "busy", "delay", "failed", "ms", "name", "not_before", "retry_after", "silent",
+        "slots", "throttled", "timer", "told", "used", "waiting",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
@@ -44,7 +44,7 @@ class Desk:
 
     def forget(self) -> None:
         """What was reported is not reported again."""
-        self.answered, self.failed, self.throttled, self.ms, self.retry_after = 0, 0, 0, 0.0, -1.0
+        self.answered, self.failed, self.silent, self.throttled, self.ms, self.retry_after = 0, 0, 0, 0, 0.0, -1.0
 
 
 class HostTurns:
@@ -102,13 +102,14 @@ class HostTurns:
         return desk
 
     def give(self, desk: Desk, outcome: str = "", ms: float = 0.0, retry_after: float | None = None) -> None:
-        """End a turn. `outcome`: answered, failed, throttled, or empty where the host had no part in it."""
+        """End a turn. `outcome`: answered, failed, silent, throttled, or empty where the host had no part in it."""
         desk.busy -= 1
         if outcome == "answered":
             desk.answered += 1
             desk.ms += ms
         elif outcome:
             desk.failed += outcome == "failed"
+            desk.silent += outcome == "silent"
             desk.throttled += outcome == "throttled"
             if retry_after is not None:
                 desk.retry_after = max(desk.retry_after, retry_after)
@@ -186,7 +187,7 @@ class HostTurns:
                 desk.told = self._want(desk) or int(now - desk.used < IDLE_S)
                 reports.append(
                     Report(desk.name, desk.slots, desk.busy, desk.told, desk.answered, desk.ms, desk.failed,
-                           desk.throttled, desk.retry_after, desk.delay)
+                           desk.silent, desk.throttled, desk.retry_after, desk.delay)
                 )  # fmt: skip
                 desk.forget()
             try:

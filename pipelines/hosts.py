@@ -35,7 +35,8 @@ class Report(NamedTuple):
     want: int  # slots it could use; 0 gives the lease back
     answered: int = 0
     ms: float = 0.0  # until the header, summed over `answered`
-    failed: int = 0  # no answer, or a 5xx
+    failed: int = 0  # no connection, or a 5xx
+    silent: int = 0  # connected, and no answer within its time
     throttled: int = 0  # 429 and 503
     retry_after: float = -1.0  # the longest wait that the host asked for, seconds; negative: it said nothing
     delay: float = 0.0  # Crawl-delay of its robots.txt, seconds
@@ -75,6 +76,7 @@ class _Host:
     heard: float
     leases: dict[str, _Lease] = field(default_factory=dict)
     paused: float = 0.0
+    answered: float = float("-inf")  # when it last was
     cut: float = 0.0
     base_ms: float | None = None
     run: int = 0  # failures since the last answer
@@ -179,18 +181,21 @@ class HostBook:
         o, was = self.options, (host.paused, host.delay, host.aside)
         host.heard = now
         host.delay = max(host.delay, min(r.delay, o.retry_after_max_s))
+        bad = r.failed + r.throttled
         if r.answered:
-            host.run, host.trips, host.failing_since = 0, 0, None
+            host.run, host.trips, host.failing_since, host.answered = 0, 0, None, now
             host.limit = min(o.per_host, host.limit + r.answered / host.limit)
             mean = r.ms / r.answered
             host.base_ms = min(mean, (host.base_ms or mean) * 1.002)  # a host may become slower for good
-            if mean > max(SLOW_MS, 4 * host.base_ms):
-                self._cut(host, 0.75, now)
-        elif r.failed or r.throttled:
-            host.run += r.failed + r.throttled
+            if mean > max(SLOW_MS, 4 * host.base_ms):  # asked less, but half as much in any case: it does answer
+                self._cut(host, 0.75, now, min(host.limit, o.per_host / 2))
+        elif bad or r.silent:
+            # Single URLs may hang at a host that is well; only one that answers nothing is down.
+            bad += r.silent if now - host.answered > 2 * o.total_s else 0
+            host.run += bad
             host.failing_since = now if host.failing_since is None else host.failing_since
         if r.throttled:
-            self._cut(host, 0.5, now)
+            self._cut(host, 0.5, now, 1.0)
         status = "throttled" if r.throttled else "server_error"
         if r.retry_after > o.retry_after_max_s:
             why = f"the host asks for a wait of {r.retry_after:.0f} s, longer than fetch.retry_after_max_s"
@@ -198,7 +203,7 @@ class HostBook:
         elif r.retry_after > 0:
             host.paused = max(host.paused, now + r.retry_after)
         broken = host.run >= BREAKER
-        if (broken or (r.throttled and r.retry_after < 0)) and (r.failed or r.throttled) and now >= host.paused:
+        if (broken or (r.throttled and r.retry_after < 0)) and bad and now >= host.paused:
             host.trips += 1
             host.paused = now + backoff(o.backoff_s, host.trips, host.name, 60.0)
         if broken:
@@ -209,9 +214,9 @@ class HostBook:
         if was != (host.paused, host.delay, host.aside):
             self._announce(host, host.leases)
 
-    def _cut(self, host: _Host, factor: float, now: float) -> None:
+    def _cut(self, host: _Host, factor: float, now: float, least: float) -> None:
         if now >= host.cut:
-            host.limit, host.cut = max(1.0, host.limit * factor), now + CUT_S
+            host.limit, host.cut = max(1.0, least, host.limit * factor), now + CUT_S
 
     def _divide(self, host: _Host, now: float) -> None:
         """Even shares for those who can use them, what is left over for whoever may need it next."""

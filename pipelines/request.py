@@ -7,18 +7,15 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import TypeVar
-from urllib.parse import unquote, urlsplit
 
 import aiohttp
 from yarl import URL
 
 from pipelines.addresses import BadUrlError, ForbiddenError, PublicResolver, check_url
+from pipelines.answer import Answer, failure, outcome, parse_retry_after, read_file
 from pipelines.fetch_options import FetchOptions
 from pipelines.host_turns import AsideError, HostTurns
 from pipelines.robots import MAX_BYTES, Robots, RobotsError, RobotsText, agent_token, opted_out
@@ -31,24 +28,6 @@ _HTTP_STATUS = {401: "forbidden", 403: "forbidden", 404: "gone", 408: "timeout",
                 451: "forbidden", 400: "bad_url", 414: "bad_url"}  # fmt: skip
 _SMALL = 1 << 14  # an error page up to this size is read, so that its connection can be used again
 _BUFFER = 1 << 19
-
-
-@dataclass(slots=True)
-class Answer:
-    """What one attempt found; filled as it goes, so that a timeout still says how far it came."""
-
-    final_url: str
-    status: str = ""
-    error: str = ""
-    http_status: int | None = None
-    retry_after: float | None = None
-    body: bytes | None = None
-    ms: float = 0.0
-    asked: bool = False  # a request was made, if only for robots.txt
-    aside: bool = False  # not asked, because the host is asked nothing more in this run
-
-    def end(self, status: str, error: str = "") -> None:
-        self.status, self.error = status, error[:500]
 
 
 class Requester:
@@ -98,6 +77,10 @@ class Requester:
             answer.end("truncated", str(error))
         except aiohttp.InvalidURL as error:
             answer.end("bad_url", f"invalid URL: {error}")
+        except aiohttp.ClientResponseError as error:
+            # A header that cannot be read, or a chunk that came right behind a good one.
+            status = "truncated" if "chunk" in error.message else "server_error"
+            answer.end(status, f"{type(error).__name__}: {error.message}")
         except (aiohttp.ClientError, OSError) as error:
             answer.end("server_error", f"{type(error).__name__}: {error}")
         except ValueError as error:  # yarl and the IDNA codec on strange hosts
@@ -118,6 +101,7 @@ class Requester:
             if o.robots:
                 while (rules := self._robots.rules(url)) is None:
                     await self._in_turn(host, answer, room, lambda url=url: self._robots.learn(url))  # type: ignore[misc]
+                    answer.asked = hop > 0  # the photo was not asked for yet
                 self._turns.set_delay(host, rules.delay)
                 if not rules.allow(answer.final_url, self._agent):
                     return answer.end("robots", f"robots.txt of {host} forbids it to {self._agent}")
@@ -133,30 +117,27 @@ class Requester:
         The host comes first, so that a slow host does not hold the window of others.
         """
         desk = await self._turns.take(host)
-        outcome, took, wait = "", 0.0, None
+        seen, took, wait = "", 0.0, None
         try:
             async with self._slot(room):
                 begun, answer.asked = time.monotonic(), True
                 try:
                     async with asyncio.timeout(self.options.total_s - answer.ms / 1000):
                         done = await work()
-                    outcome, wait = _outcome(answer), answer.retry_after
+                    seen, wait = outcome(answer), answer.retry_after
                     return done
                 except RobotsError as error:
-                    outcome = "throttled" if error.answer.status in (429, 503) else "failed"
+                    seen = "throttled" if error.answer.status in (429, 503) else "failed"
                     wait = error.answer.retry_after
                     raise
-                except aiohttp.ClientPayloadError:
-                    outcome = "answered"
-                    raise
-                except (TimeoutError, aiohttp.ClientError, OSError):
-                    outcome = "failed"
+                except (TimeoutError, aiohttp.ClientError, OSError) as error:
+                    seen = failure(error, answer)
                     raise
                 finally:
                     took = 1000 * (time.monotonic() - begun)
                     answer.ms += took
         finally:
-            self._turns.give(desk, outcome, took, wait)
+            self._turns.give(desk, seen, took, wait)
 
     @asynccontextmanager
     async def _slot(self, room: asyncio.Event) -> AsyncIterator[None]:
@@ -197,6 +178,8 @@ class Requester:
         length = response.content_length
         if length is not None and length > o.max_bytes:
             return answer.end("too_big", f"{length} bytes are more than max_bytes={o.max_bytes}")
+        if response.headers.get("Transfer-Encoding"):
+            _end_with_connection(response)
         content, chunks, size, begun = response.content, [], 0, time.monotonic()
         while chunk := await content.readany():
             chunks.append(chunk)
@@ -248,48 +231,23 @@ def _let_go(response: aiohttp.ClientResponse) -> None:
         response.close()
 
 
+def _end_with_connection(response: aiohttp.ClientResponse) -> None:
+    """aiohttp closes the connection at a broken chunk, but does not tell who waits for the next one."""
+    content, connection = response.content, response.connection
+    protocol = connection.protocol if connection is not None else None
+    closed = protocol.closed if protocol is not None else None
+
+    def tell(_: object) -> None:
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ClientPayloadError("broken chunk"))
+
+    if closed is not None:
+        closed.add_done_callback(tell)
+
+
 async def _skip_body(response: aiohttp.ClientResponse) -> None:
     """Read a small error page, so that its connection can be used again; not worth waiting for."""
     if (response.content_length or 0) <= _SMALL and not response.content.at_eof():
         with contextlib.suppress(TimeoutError, aiohttp.ClientError):
             async with asyncio.timeout(1):
                 await response.content.read(_SMALL)
-
-
-def _outcome(answer: Answer) -> str:
-    status = answer.http_status or 200
-    if status in (429, 503):
-        return "throttled"
-    return "failed" if status >= 500 or answer.status == "timeout" else "answered"
-
-
-def read_file(answer: Answer, folders: Sequence[str], max_bytes: int) -> None:
-    """Read a `file://` URL, if it lies below one of the folders (real paths)."""
-    parts = urlsplit(answer.final_url)
-    path = os.path.realpath(unquote(parts.path))
-    if parts.netloc not in ("", "localhost") or not any(os.path.commonpath([path, f]) == f for f in folders):
-        raise ForbiddenError("the file is not below a folder of fetch.allow_files")
-    if not os.path.isfile(path):
-        return answer.end("gone", "no such file")
-    try:
-        with open(path, "rb") as f:
-            body = f.read(max_bytes + 1)
-    except PermissionError as error:
-        return answer.end("forbidden", str(error))
-    if len(body) > max_bytes:
-        return answer.end("too_big", f"more than max_bytes={max_bytes}")
-    answer.body = body
-    return None
-
-
-def parse_retry_after(value: str | None) -> float | None:
-    """Seconds to wait, from a number of seconds or an HTTP date; None if absent or neither."""
-    if value is None:
-        return None
-    if re.fullmatch(r"[0-9]{1,9}", value.strip()):
-        return float(value)
-    try:
-        when = parsedate_to_datetime(value)
-        return max(0.0, when.replace(tzinfo=when.tzinfo or UTC).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None

@@ -58,7 +58,7 @@ class Robots:
     def __init__(self, agent: str, get: Callable[[URL], Awaitable[RobotsText]]) -> None:
         self.agent, self._get = agent, get
         self._known: dict[tuple[str, str], Rules] = {}
-        self._asking: dict[tuple[str, str], asyncio.Task[Rules]] = {}
+        self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     def rules(self, url: URL) -> Rules | None:
         """The rules of the URL's origin, or None where they must be learnt first."""
@@ -72,27 +72,29 @@ class Robots:
             RobotsError: it answered 429 or 5xx.
             Exception: what the request raised.
         """
+        if self.rules(url):  # learnt while this one waited for its turn
+            return
         key = (url.scheme, url.raw_authority)
         task = self._asking.get(key)
         if task is None:
             task = self._asking[key] = asyncio.ensure_future(self._ask(url))
             task.add_done_callback(lambda done: self._asking.pop(key) and (done.cancelled() or done.exception()))
-        rules = await asyncio.shield(task)
-        while len(self._known) >= MAX_ORIGINS:
-            self._known.pop(next(iter(self._known)))
-        self._known[key] = rules
+        await asyncio.shield(task)
 
     def close(self) -> None:
         for task in list(self._asking.values()):
             task.cancel()
 
-    async def _ask(self, url: URL) -> Rules:
+    async def _ask(self, url: URL) -> None:
         answer = await self._get(URL.build(scheme=url.scheme, authority=url.authority, path="/robots.txt"))
         if answer.status == 429 or answer.status >= 500:
             raise RobotsError(answer)
         parsed = parse_robots(answer.body) if answer.status == 200 else None
         delay = (parsed.crawl_delay(self.agent) or 0.0) if parsed else 0.0
-        return Rules(parsed, delay if 0 <= delay < KEEP_S else 0.0, time.monotonic() + KEEP_S)
+        while len(self._known) >= MAX_ORIGINS:
+            self._known.pop(next(iter(self._known)))
+        until = time.monotonic() + KEEP_S
+        self._known[url.scheme, url.raw_authority] = Rules(parsed, delay if 0 <= delay < KEEP_S else 0.0, until)
 
 
 def parse_robots(body: bytes) -> Protego | None:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from pipelines.addresses import BadUrlError, ForbiddenError, check_url, is_public
+from pipelines.answer import parse_retry_after
 from pipelines.fetch import Fetcher
 from pipelines.fetch_options import FetchOptions
 from pipelines.hosts import backoff
-from pipelines.request import parse_retry_after
 from sandbox.origin import Origin
 from tables import InputError, schema
 
