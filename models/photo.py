@@ -10,10 +10,17 @@ from models.crops import FILL, MEAN, STD
 
 
 def decode_photo(data: bytes) -> np.ndarray | None:
-    """RGB uint8 [H,W,3], turned upright as its EXIF says, whatever its mode; None if it cannot be decoded."""
+    """RGB uint8 [H,W,3], turned upright as its EXIF says; None if it cannot be decoded. Never raises.
+
+    Grey has three equal channels, palettes and CMYK are resolved, 16 bits become their upper 8, of an animation the
+    first picture counts. Alpha of PNG and WebP is dropped: what lies under it is what the camera saw.
+    """
     if not data:
         return None
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error:  # a header that promises more pixels than OpenCV will hold
+        return None
 
 
 def letterbox(photo: np.ndarray, size: int) -> tuple[np.ndarray, float]:
