@@ -24,13 +24,12 @@ class Reference(NamedTuple):
     Attributes:
         template: of the active parts.
         order: part p of the template is part `order[p]` of parts.pkl.
-        axes: [P,3] each part's axis of rotation in our axes, as the part file has it; zero for a root that is inactive
-            and so never turns.
+        rigid_root: the root is inactive: it cannot be merged with a parent, and the reference never turns it.
     """
 
     template: Template
     order: tuple[int, ...]
-    axes: np.ndarray
+    rigid_root: bool
 
 
 def read_animals3d(folder: str, compat: str | None = None) -> Reference:
@@ -38,8 +37,8 @@ def read_animals3d(folder: str, compat: str | None = None) -> Reference:
 
     The mesh is scaled to diameter 2 and centred (`--scale_mesh`), and the pivots with it; the root turns about the
     mean vertex. A part that `cachedir/part_files/<category>.txt`, two folders up, calls inactive becomes one with its
-    parent, which is what the reference's identity transform does; without that file all parts are active and turn
-    about X.
+    parent, which is what the reference's identity transform does; without that file all parts are active. (The file's
+    axes are not read: the reference does not use them.)
 
     Args:
         compat: `animals3d` leaves the pivots where parts.pkl has them, as the reference does and its trained weights
@@ -65,7 +64,7 @@ def read_animals3d(folder: str, compat: str | None = None) -> Reference:
     with _problems(folder, "mirror_transforms.txt") as path:
         pairs = {name: other for name, other, *_ in _lines(path)}
         mirror = [names.index(pairs[name]) for name in names]
-    active, axes = _part_file(folder, names)
+    active = _active(folder, names)
 
     moved, moved_pivots = normalise(vertices, pivots)
     pivots = pivots if compat else moved_pivots
@@ -86,8 +85,7 @@ def read_animals3d(folder: str, compat: str | None = None) -> Reference:
             keypoint_names=QUADRUPED.names,
             part_mirror=tuple(place[mirror[old]] for old in order),
         )
-    axes[np.logical_not(active)] = 0
-    return Reference(template, order, axes[list(order)] @ AXES.T)
+    return Reference(template, order, not active[root])
 
 
 @contextmanager
@@ -134,16 +132,15 @@ def _parents(nodes: list[Mapping[str, Any]]) -> list[int]:
     return parents
 
 
-def _part_file(folder: str, names: list[str]) -> tuple[list[bool], np.ndarray]:
-    """Whether each part is active, and its axis [P,3] in the reference's axes."""
+def _active(folder: str, names: list[str]) -> list[bool]:
+    """Whether each part is active."""
     top, category = os.path.split(os.path.abspath(folder))
     place = os.path.join(os.path.dirname(top), "part_files")
     if not os.path.exists(os.path.join(place, f"{category}.txt")):
-        return [True] * len(names), np.tile([1.0, 0, 0], (len(names), 1))
+        return [True] * len(names)
     with _problems(place, f"{category}.txt") as path:
-        known = {name: (state == "True", [float(a) for a in axis]) for name, state, *axis in _lines(path)}
-        rows = [known[name] for name in names]
-        return [state for state, _ in rows], np.array([axis for _, axis in rows]).reshape(len(names), 3)
+        state_of = {name: state for name, state, *_ in _lines(path)}
+        return [state_of[name] == "True" for name in names]
 
 
 def _without_inactive(weights: np.ndarray, parents: list[int], active: list[bool]) -> tuple[np.ndarray, list[int]]:

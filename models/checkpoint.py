@@ -17,6 +17,7 @@ from torch import nn
 
 from models.acsm import ACSM
 from models.heatmap import Detector, PoseNet
+from models.reference_checkpoint import from_reference, is_pth
 from models.template import Template
 from tables import Files, InputError
 
@@ -46,7 +47,8 @@ def weights_digest(path: str) -> str:
         InputError: no such file.
     """
     data = _file(path)
-    return hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()[:16]
+    header = 0 if is_pth(data) else 8 + int.from_bytes(data[:8], "little")
+    return hashlib.sha256(data[header:]).hexdigest()[:16]
 
 
 def _file(path: str) -> bytes:
@@ -60,15 +62,21 @@ def _file(path: str) -> bytes:
     return data
 
 
-def load_checkpoint(path: str) -> nn.Module:
-    """Read a network written by `checkpoint_bytes`, in evaluation mode on the CPU.
+def load_checkpoint(path: str, animals3d: str | None = None) -> nn.Module:
+    """Read a network written by `checkpoint_bytes`, or a `.pth` of animals3d, in evaluation mode on the CPU.
 
     Attributes of the result: `notes`, what was noted at saving.
 
+    Args:
+        animals3d: folder `3D_models/<category>` of animals3d, where the file is its ACSM, which comes without a
+            template. (To have it in one file, write `checkpoint_bytes` of the result.)
+
     Raises:
-        InputError: there is no such file, or it is not one of ours.
+        InputError: there is no such file, or it is neither.
     """
     data = _file(path)
+    if is_pth(data):
+        return from_reference(path, data, animals3d)
     try:
         tensors = load_tensors(data)
         size = int.from_bytes(data[:8], "little")
