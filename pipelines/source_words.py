@@ -23,7 +23,15 @@ def encoded_pattern(words: Sequence[str]) -> str:
     """
     forms = "|".join(_forms(word, _encoded, r"(?:%[0-9a-f]{2}|[^a-z0-9])*") for word in words)
     # An ASCII letter or digit that is no part of an escape is a word character, whatever stands around it.
-    return rf"(?is)(?:[^a-z0-9]|%[0-9a-f]{{2}})(?:{forms})(?:[^a-z0-9]|\z)"
+    return rf"(?is)(?:[^a-z0-9]|%[0-9a-f]{{2}})(?:{forms})(?:[^a-z0-9]|\z)|{_ODD}"
+
+
+# Escapes of ASCII letters and digits, which no encoder writes, and the other cases of i, k and s: U+0130, U+0131,
+# U+212A and U+017F. Texts that have one are matched, so that words need no spelling but their plain one.
+_ODD = (
+    r"%(?:3[0-9]|[46][1-9a-f]|[57][0-9a])|(?:%c4|\xc4)(?:%b[01]|[\xb0\xb1])|(?:%e2|\xe2)(?:%84|\x84)(?:%aa|\xaa)"
+    r"|(?:%c5|\xc5)(?:%bf|\xbf)"
+)
 
 
 def _forms(word: str, spell: Callable[[str], str], gap: str) -> str:
@@ -38,15 +46,11 @@ def _forms(word: str, spell: Callable[[str], str], gap: str) -> str:
 
 
 def _encoded(text: str) -> str:
-    """Bytes that may decode to the text in any case: each character as it is or as an escape."""
+    """Bytes that may decode to the text in any case, if none of them is odd."""
     return "".join(map(_encoded_character, text))
 
 
 def _encoded_character(c: str) -> str:
     if not c.isascii():
         return r"(?:%[0-9a-f]{2}|.){1,4}"  # up to four bytes in UTF-8; what its other case is does not matter here
-    cases = {c, c.lower(), c.upper()}
-    choices = [*(re.escape(x) for x in cases), *(f"%{ord(x):02x}" for x in cases)]
-    if c in "iIkKsS":  # U+0130, U+0131, U+212A and U+017F are other cases of these letters
-        choices.append(r"(?:%[89a-f][0-9a-f]|[\x80-\xff]){1,4}")
-    return f"(?:{'|'.join(choices)})"
+    return c if c.isalnum() else rf"(?:{re.escape(c)}|%{ord(c):02x})"
