@@ -39,7 +39,7 @@ def infer(
     resources: Any,
     before: Dataset | None = None,
 ) -> Dataset:
-    """Pseudo-labels of every instance for a round; return the finished dataset.
+    """Pseudo-labels of every instance that is no near duplicate, for a round; return the finished dataset.
 
     Args:
         models: paths of the `pose`, `aux` and `acsm` checkpoints.
@@ -64,10 +64,22 @@ def infer(
         same = all(theirs["models"][n] == ids[n] for n in ("pose", "aux"))
         if not same or theirs["instances"] != instances.fingerprint or not before.is_finished(state):
             before = None
+    _forget_outdated(pseudo, instances)
     args = {"instances": instances, "pseudo": pseudo, "models": models, "ids": ids, "round": round}
     args |= {"image_size": image_size, "before": before}
     run_stage(pseudo, parts_as_units(instances), KeypointWorker, args, resources, state)
     return pseudo
+
+
+def _forget_outdated(pseudo: Dataset, instances: Dataset) -> None:
+    """Take back parts whose instances are others now: a photo that came later may be the one that stays."""
+    import pyarrow.compute as pc
+
+    for part in pseudo.manifests():
+        rows = instances.read(["instance_id", "duplicate_of"], [part])
+        stay = rows["instance_id"].filter(pc.is_null(rows["duplicate_of"]))
+        if not pseudo.read(["instance_id"], [part])["instance_id"].equals(stay):
+            pseudo.forget(part)
 
 
 if __name__ == "__main__":

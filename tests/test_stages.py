@@ -148,7 +148,7 @@ def test_near_duplicates_are_marked_at_detection_and_left_out_afterwards(
     first = usable.slice(0, 1).to_pylist()[0]
     image = cv2.imdecode(np.frombuffer(first["bytes"], np.uint8), cv2.IMREAD_COLOR)
     data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 70])[1].tobytes()
-    copy = {**first, "photo_id": "zz", "bytes": data, "sha256": "other"}
+    copy = {**first, "photo_id": "zz", "bytes": data, "sha256": "zz"}
     more = lake.dataset("photos", CATEGORY, {"stage": "crawl", "near": True})
     more.write("p0", usable.slice(0, 3), schema("photos"))
     more.write("p1", pa.Table.from_pylist([copy], schema("photos")), schema("photos"))
@@ -166,6 +166,16 @@ def test_near_duplicates_are_marked_at_detection_and_left_out_afterwards(
 
     stay = [r["instance_id"] for r in held if r["duplicate_of"] is None]
     assert infer(lake, CATEGORY, found, models(lake), 1, ray_local).read()["instance_id"].to_pylist() == stay
+
+    more.write(
+        "p2", pa.Table.from_pylist([{**copy, "photo_id": "aa", "sha256": "aa"}], schema("photos")), schema("photos")
+    )
+    assert detect(lake, CATEGORY, more, detector, {**RULES, "radius": 4}, ray_local).path == found.path
+    held = found.read(["instance_id", "photo_id", "duplicate_of"]).to_pylist()
+    assert {r["duplicate_of"] for r in held if r["photo_id"] in (first["photo_id"], "zz")} == {"aa"}
+    stay = [r["instance_id"] for r in held if r["duplicate_of"] is None]
+    assert infer(lake, CATEGORY, found, models(lake), 1, ray_local).read()["instance_id"].to_pylist() == stay
+
     every = detect(lake, CATEGORY, more, detector, RULES, ray_local)  # radius 0
     assert every.read(["duplicate_of"])["duplicate_of"].null_count == len(held)
 
