@@ -79,18 +79,19 @@ def _area(points: Tensor, faces: Tensor, drawn: Tensor, height: int, width: int)
     with torch.no_grad():
         image, a, b, change = _contour(points, faces, drawn)
         x, ticks = points[..., 0], (lean * _TICKS).round().long()
-        ends = torch.stack((ticks[image, a], ticks[image, b]))
+        corners = torch.stack((a, b))
+        ends = ticks[image, corners]
         # One tall image of all images: a slab lies in exactly one of them.
         offset = image * (height * _TICKS)
         tall = ends.clamp(0, height * _TICKS) + offset
         rows = torch.arange(batch * height + 1, device=points.device) * _TICKS
-        y, where = _crossings(torch.stack((x[image, a], x[image, b])), ends.double() / _TICKS, image, batch)
+        y, where = _crossings(x[image, corners], ends.double() / _TICKS, corners, image, batch)
         crossings = (y * _TICKS).round().long().clamp(0, height * _TICKS) + where * (height * _TICKS)
         events = torch.cat((rows, tall.flatten(), crossings)).unique()
         edge, slab = spans(*torch.searchsorted(events, tall.sort(0).values))
         low, high = (events[slab + k] - offset[edge] for k in (0, 1))
         start, way = ends[0][edge], (ends[1] - ends[0])[edge]
-        xa, xb = x[image, a][edge], x[image, b][edge]
+        xa, xb = x[image, corners][:, edge]
         middle = xa + (low + high - 2 * start).double() / (2 * way) * (xb - xa)
         order = middle.argsort()
         order = order[slab[order].argsort(stable=True)]
@@ -125,28 +126,32 @@ def _contour(points: Tensor, faces: Tensor, drawn: Tensor) -> tuple[Tensor, Tens
     return image, keys[edge] // points.shape[1], keys[edge] % points.shape[1], change[image, edge]
 
 
-def _crossings(x: Tensor, y: Tensor, image: Tensor, batch: int) -> tuple[Tensor, Tensor]:
-    """y and image of the proper crossings of edges with the ends [2, n]; `image` [n] ascends.
+def _crossings(x: Tensor, y: Tensor, ends: Tensor, image: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+    """y and image of the crossings of edges whose ends are x, y and vertices `ends`, all [2, n]; `image` [n] ascends.
 
     To miss one costs a sliver of area, not the closure of a slab, so plain float64 signs are good enough.
     """
     counts = torch.bincount(image, minlength=batch)
-    most = int(counts.max()) if batch else 0
-    slot = torch.arange(len(image), device=image.device) - (counts.cumsum(0) - counts)[image]
-    padded = x.new_full((4, batch, most), torch.nan)
-    padded[:, image, slot] = torch.cat((x, y))
+    starts, most = counts.cumsum(0) - counts, int(counts.max()) if batch else 0
+    slot = torch.arange(len(image), device=image.device) - starts[image]
+    run, rise = x[1] - x[0], y[1] - y[0]
+    # Twice the areas of an edge with the ends of all others, as products of (run, rise, area with 0) and (y, -x, -1).
+    lines, points = x.new_full((batch, most, 3), torch.nan), x.new_full((2, batch, most, 3), torch.nan)
+    lines[image, slot] = torch.stack((run, rise, run * y[0] - rise * x[0]), -1)
+    points[:, image, slot] = torch.stack((y, -x, -torch.ones_like(x)), -1)
     found, where = [x.new_zeros(0)], [image.new_zeros(0)]
     images = max(1, _PAIRS // max(1, most * most))
     for first in range(0, batch, images):
-        part = padded[:, first : first + images]
-        ax, bx, ay, by = part.unsqueeze(-1)
-        cx, dx, cy, dy = part.unsqueeze(-2)
-        c, d = ((bx - ax) * (py - ay) - (by - ay) * (px - ax) for px, py in ((cx, cy), (dx, dy)))
-        astride = c * d < 0  # the ends of the second edge lie on either side of the first one's line
+        part = slice(first, first + images)
+        c, d = (lines[part] @ p[part].transpose(1, 2) for p in points)
+        astride = c * d < 0  # the second edge's ends lie on either side of the first one's line
         at, i, j = (astride & astride.transpose(1, 2)).triu().nonzero(as_tuple=True)
         share = c[at, i, j] / (c[at, i, j] - d[at, i, j])
-        found.append(torch.lerp(cy[at, 0, j], dy[at, 0, j], share))
-        where.append(at + first)
+        at = at + first
+        i, j = i + starts[at], j + starts[at]
+        apart = (ends[:, None, i] != ends[None, :, j]).flatten(0, 1).all(0)  # neighbours only meet
+        found.append(torch.lerp(y[0, j], y[1, j], share)[apart])
+        where.append(at[apart])
     return torch.cat(found), torch.cat(where)
 
 

@@ -1,6 +1,6 @@
-"""A z-buffer in plain torch: silhouette, depth and face ids of triangle meshes, on CPU and CUDA.
+"""A z-buffer in plain torch: mask, depth and face ids of triangle meshes, on CPU and CUDA.
 
-There is no loop over faces or pixels. Each face's bounding box becomes a run of candidate pixels, edge functions
+There is no loop over faces or pixels. Every row of pixels that a face meets becomes a run of candidates, edge functions
 decide which lie inside, and one scattered minimum over (depth, face id) keys decides who is seen.
 """
 
@@ -23,7 +23,8 @@ class Raster(NamedTuple):
 
     Attributes:
         mask: [B, H, W] bool, covered by any face.
-        depth: [B, H, W] in the dtype of the vertices, inf outside; differentiable with respect to the vertices.
+        depth: [B, H, W] in the dtype of the vertices, inf outside; differentiable with respect to the vertices, at
+            fixed pixels of fixed faces. On faces seen edge-on the derivative grows without bound.
         face_id: [B, H, W] int64, -1 outside.
         barycentric: [B, H, W, 3] weights of the face's corners, 0 outside; differentiable as well.
     """

@@ -182,6 +182,44 @@ def test_depth_gradient_by_finite_differences():
     assert torch.autograd.gradcheck(total, vertices.requires_grad_())
 
 
+@pytest.mark.parametrize("size", [16, 64, 128])
+def test_depth_gradient_of_an_animal_by_finite_differences(size):
+    g = torch.Generator().manual_seed(size)
+    template = animal()
+    turns = torch.linalg.qr(torch.randn(2, 3, 3, generator=g, dtype=torch.float64))[0]
+    vertices, faces = torch.from_numpy(template.vertices).double() @ turns, torch.from_numpy(template.faces).long()
+    way, step = torch.randn(vertices.shape, generator=g, dtype=torch.float64), 1e-7
+    moved = vertices.clone().requires_grad_()
+    middle, low, high = (rasterize(v, faces, size) for v in (moved, vertices - step * way, vertices + step * way))
+    # A pixel that changes its face jumps; there are hardly any.
+    same = middle.mask & (middle.face_id == low.face_id) & (middle.face_id == high.face_id)
+    assert same.sum() > 0.999 * middle.mask.sum()
+    weights = torch.rand(same.shape, generator=g, dtype=torch.float64)[same]
+    (gradient,) = torch.autograd.grad((middle.depth[same] * weights).sum(), moved)
+    slope = ((high.depth[same] - low.depth[same]) * weights).sum() / (2 * step)
+    torch.testing.assert_close((gradient * way).sum(), slope, rtol=1e-4, atol=1e-3)
+
+
+def test_pytorch3d_draws_the_same():
+    pytest.importorskip("pytorch3d", reason="pytorch3d is not installed (it has no wheels; see its guide)")
+    from pytorch3d.renderer.mesh.rasterize_meshes import rasterize_meshes
+    from pytorch3d.structures import Meshes
+
+    vertices, faces = _side_view()
+    vertices = vertices @ torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)))[0]
+    # Its x runs left and its y up, and it draws nothing behind the camera.
+    frame = vertices * torch.tensor([-1.0, -1, 1]) + torch.tensor([0.0, 0, 5])
+    theirs, depth, shares, _ = (
+        t[..., 0, :] if t.ndim == 5 else t[..., 0] for t in rasterize_meshes(Meshes(frame, faces[None]), 64, 0.0, 1)
+    )
+    ours = rasterize(vertices, faces, 64)
+    assert ((theirs >= 0) != ours.mask).float().mean() < 0.002
+    same = ours.mask & (theirs == ours.face_id)
+    assert same.sum() > 0.99 * ours.mask.sum()
+    torch.testing.assert_close(depth[same] - 5, ours.depth[same], atol=1e-3, rtol=0)
+    torch.testing.assert_close(shares[same], ours.barycentric[same], atol=0.02, rtol=0)
+
+
 def test_bad_shapes_are_named():
     vertices, faces = _sphere(1)
     with pytest.raises(ValueError, match="vertices"):
