@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tables import Dataset, to_column, to_numpy
@@ -25,6 +26,7 @@ def wild_instances(instances: Dataset, truth_file: str, image_size: int, overlap
         if animal["is_target"]:
             truth[animal["photo_id"]].append(animal)
     rows = instances.read()
+    rows = rows.filter(pc.is_null(rows["duplicate_of"]))
     kept, joints = [], []
     for i, (photo, box) in enumerate(zip(rows["photo_id"].to_pylist(), to_numpy(rows["bbox"], 4), strict=True)):
         best = max(truth[photo], key=lambda a: _iou(box, np.array(a["bbox"])), default=None)

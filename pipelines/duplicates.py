@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from pipelines.near_pairs import near_pairs
 
-_MOST_PAIRS = 1 << 24  # near pairs held at once
+_MOST_PAIRS = 1 << 22  # near pairs held at once
 _SLAB = 1 << 17  # strings worked on at once
 
 

@@ -47,7 +47,7 @@ def copies(rng: np.random.Generator, originals: int, count: int, most: int) -> l
 
 
 @pytest.mark.parametrize("radius", [0, 1, 4, 10, 40, 63])
-@pytest.mark.parametrize("most_pairs", [1 << 24, 20])
+@pytest.mark.parametrize("most_pairs", [1 << 22, 20])
 def test_same_as_the_definition(radius: int, most_pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplicates, "_MOST_PAIRS", most_pairs)
     rng = np.random.default_rng(radius)
