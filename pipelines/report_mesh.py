@@ -1,4 +1,4 @@
-"""Meshes as small pictures: Lambert shading of the z-buffer, coloured by part, on a transparent ground."""
+"""Meshes as small pictures, coloured by part, on a transparent ground."""
 
 from __future__ import annotations
 
@@ -10,12 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from models.raster import rasterize
+from models import shading
 from models.template import Template
 
-FINER = 2  # pixels drawn per pixel shown, on each axis
-LIGHT = (-0.42, -0.62, -0.66)  # towards the light in the image frame: from the upper left, on the viewer's side
-AMBIENT = 0.38
 # Mid-tones that stand out from white, from black and from each other.
 PALETTE = np.array(
     [
@@ -32,45 +29,16 @@ def part_colors(template: Template) -> np.ndarray:
 
 
 def shade(vertices: np.ndarray, template: Template, size: int) -> np.ndarray:
-    """Draw poses of the template.
+    """Draw poses of the template, coloured by part: [B, size, size, 4] uint8 RGBA, transparent outside.
 
     Args:
         vertices: [B, V, 3] in the image frame (x right, y down, z away; [-1, 1] spans the picture).
         size: pixels of the square pictures.
-
-    Returns:
-        [B, size, size, 4] uint8 RGBA, transparent outside; drawn at twice the size and averaged.
     """
+    colors = np.asarray(template.weights @ part_colors(template), np.float32)
     faces = np.asarray(template.faces, np.int64)
-    normals = _normals(vertices, faces)
-    light = np.asarray(LIGHT) / np.linalg.norm(LIGHT)
-    lit = AMBIENT + (1 - AMBIENT) * np.clip(normals @ light, 0, None)  # [B,V]
-    base = np.asarray(template.weights @ part_colors(template), np.float32)  # [V,3]
-    out = np.empty((len(vertices), size, size, 4), np.uint8)
-    index = torch.from_numpy(faces)
-    for i, mesh in enumerate(vertices):
-        seen = rasterize(torch.from_numpy(np.asarray(mesh, np.float32))[None], index, size * FINER)
-        mask = seen.mask[0].numpy()
-        corners = faces[seen.face_id[0].numpy()[mask]]
-        share = seen.barycentric[0].numpy()[mask]
-        color = np.einsum("nc,ncx->nx", share, base[corners]) * np.einsum("nc,nc->n", share, lit[i][corners])[:, None]
-        image = np.zeros((*mask.shape, 4), np.float32)
-        image[mask, :3], image[mask, 3] = np.clip(color * 1.12, 0, 255), 255
-        small = image.reshape(size, FINER, size, FINER, 4).mean((1, 3))
-        # The average was taken over black outside: divide by the covered share.
-        small[..., :3] /= np.maximum(small[..., 3:] / 255, 1e-3)
-        out[i] = np.clip(np.rint(small), 0, 255)
-    return out
-
-
-def _normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Unit vertex normals [B, V, 3], outward."""
-    a, b, c = (vertices[:, faces[:, i]] for i in range(3))
-    face = np.cross(b - a, c - a)
-    out = np.zeros(vertices.shape, np.float64)
-    for corner in range(3):
-        np.add.at(out.swapaxes(0, 1), faces[:, corner], face.swapaxes(0, 1))
-    return out / np.maximum(np.linalg.norm(out, axis=-1, keepdims=True), 1e-12)
+    poses = torch.from_numpy(np.asarray(vertices, np.float32))
+    return shading.shade(poses, torch.from_numpy(faces), torch.from_numpy(colors), size).numpy()
 
 
 def turned(vertices: np.ndarray, degrees: float) -> np.ndarray:
