@@ -16,6 +16,7 @@ from models.animals3d_heads import Animals3dHeads, euler_to_quat
 from models.articulation import part_transforms, skin
 from models.camera import mirror_camera, project, quat_multiply
 from models.crops import MEAN, SEEN, STD, STORED, affine, apply_affine, invert_affine, sample, to_frame, window
+from models.keypoint_transfer import SurfaceMaps, transfer
 from models.losses import keypoint_loss
 from models.metrics import auc_06_10, camera_error_deg, miou, pck
 from models.raster import rasterize
@@ -161,6 +162,17 @@ def test_metrics(rng):
     assert camera_error_deg(q, g, valid) == pytest.approx(oracle.camera_error(q, g, valid), abs=1e-5)
     a, b = rng.random((2, 4, 8, 8)) > 0.5
     assert miou(a, b) == pytest.approx(oracle.miou(a, b), abs=1e-5)
+
+
+def test_keypoint_transfer(rng):
+    points, mask = rng.normal(size=(3, SIZE, SIZE, 3)), rng.random((3, SIZE, SIZE)) > 0.5
+    keypoints = rng.uniform(-1, 1, (K, 2))
+    maps = SurfaceMaps(torch.tensor(points), torch.tensor(mask))
+    got = transfer(torch.tensor(keypoints).float(), maps, 1, torch.tensor([2, 0]))
+    for row, target in enumerate((2, 0)):
+        for k in range(K):
+            wanted = oracle.transfer(keypoints, k, points[1], mask[1], points[target], mask[target])
+            same(got[row, k], wanted)
 
 
 def test_crops(rng):
