@@ -6,6 +6,7 @@ Pixels are continuous with edges at whole numbers; a window is [x0, y0, side] in
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -75,11 +76,20 @@ def sample(crops: torch.Tensor, matrix: torch.Tensor, size: int) -> torch.Tensor
     Returns:
         float [B,3,S,S], ImageNet-normalised; 0 outside the stored crop.
     """
-    mean = 255 * torch.tensor(MEAN, device=crops.device).view(1, 3, 1, 1)
-    scale = 255 * torch.tensor(STD, device=crops.device).view(1, 3, 1, 1)
-    grid = torch.nn.functional.affine_grid(matrix, [len(crops), 3, size, size], align_corners=False)
-    # Outside are zeros, which are the mean colour because the mean is taken off first.
-    return torch.nn.functional.grid_sample(crops.permute(0, 3, 1, 2) - mean, grid, align_corners=False) / scale
+    mean, scale = _colours(crops.device)
+    # In bfloat16, which autocast would take for the grid, places are half a pixel off.
+    with torch.autocast(crops.device.type, enabled=False):
+        grid = torch.nn.functional.affine_grid(matrix, [len(crops), 3, size, size], align_corners=False)
+        # Outside are zeros, which are the mean colour because the mean is taken off first.
+        return torch.nn.functional.grid_sample(crops.permute(0, 3, 1, 2) - mean, grid, align_corners=False) / scale
+
+
+@lru_cache(maxsize=16)
+def _colours(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and scale [1,3,1,1] of 8-bit colours; copied to a device once, since a CUDA graph holds no host copy."""
+    with torch.inference_mode(False):
+        mean = 255 * torch.tensor(MEAN, device=device).view(1, 3, 1, 1)
+        return mean, 255 * torch.tensor(STD, device=device).view(1, 3, 1, 1)
 
 
 def affine(

@@ -7,7 +7,7 @@ import datetime
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from models.heatmap import PoseNet
 from tables import Files
 from trainers.data import Instances
 from trainers.engine import Plan, batch_indices, bfloat16, fit, grouped_batch
+from trainers.stepper import Drawn
 from trainers.steps import PoseTask
 
 ITEMS = 10
@@ -27,6 +28,8 @@ ITEMS = 10
 
 class Toy:
     """A small net with batch norm and an augmentation that draws from the step's generator."""
+
+    replay = True
 
     def __init__(self, seed: int = 0, noise: float = 0.1, norm: bool = True) -> None:
         torch.manual_seed(seed)
@@ -40,10 +43,17 @@ class Toy:
     def groups(self, progress: float) -> list[tuple[int, float]]:
         return [(ITEMS, 1.0)]
 
-    def loss(self, model: nn.Module, index: torch.Tensor, generator: torch.Generator, progress: float) -> torch.Tensor:
+    def phase(self, progress: float) -> Hashable:
+        return None
+
+    def draw(self, index: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        return {"index": index, "noise": self.noise * torch.randn(len(index), 4, generator=generator)}
+
+    def loss(self, drawn: Drawn, phase: Hashable) -> torch.Tensor:
+        index = drawn["index"]
         self.seen.append(index.tolist())
-        x = self.x[index] + self.noise * torch.randn(len(index), 4, generator=generator)
-        return (model(x).float() - self.y[index]).square().mean()
+        x = self.x[index] + drawn["noise"].to(self.x.dtype)
+        return (self.model(x) - self.y[index]).square().mean()
 
 
 PLAN = Plan(steps=10, batch=4, lr=0.05, schedule="cosine", ema=0.9, precision="float32", checkpoint_every=3, seed=5)
@@ -232,6 +242,8 @@ def adam_by_hand(lr: float, steps: int) -> float:
 class Line:
     """One weight whose loss is itself, so that weights tell the learning rates."""
 
+    replay = False
+
     def __init__(self) -> None:
         self.model = nn.Linear(1, 1, bias=False)
         nn.init.zeros_(self.model.weight)
@@ -240,9 +252,15 @@ class Line:
     def groups(self, progress: float) -> list[tuple[int, float]]:
         return [(1, 1.0)]
 
-    def loss(self, model: nn.Module, index: torch.Tensor, generator: torch.Generator, progress: float) -> torch.Tensor:
+    def phase(self, progress: float) -> Hashable:
+        return None
+
+    def draw(self, index: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        return {}
+
+    def loss(self, drawn: Drawn, phase: Hashable) -> torch.Tensor:
         self.steps.append(float(self.model.weight.detach()))
-        return model(torch.ones(1, 1)).float().sum()
+        return self.model(torch.ones(1, 1)).float().sum()
 
 
 def test_constant_schedule_is_plain_adam() -> None:

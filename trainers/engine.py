@@ -11,29 +11,13 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
 from tables import Files
-
-
-class Task(Protocol):
-    """What is trained: a network, the items it sees, and the loss of a batch of item indices."""
-
-    model: nn.Module
-
-    def groups(self, progress: float) -> Sequence[tuple[int, float]]:
-        """(Number of items, share of a batch) of consecutive groups of items, at a share of the steps done.
-
-        The shares sum to 1.
-        """
-        ...
-
-    def loss(
-        self, model: nn.Module, index: torch.Tensor, generator: torch.Generator, progress: float
-    ) -> torch.Tensor: ...
+from trainers.stepper import Stepper, Task
 
 
 @dataclass(frozen=True)
@@ -112,32 +96,26 @@ def fit(
     """
     model = task.model.to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    low = bfloat16(plan.precision, device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay, fused=True)
-    average = copy.deepcopy(model).requires_grad_(False) if plan.ema else None
+    average = _average_of(model) if plan.ema else None
     done = _restore(checkpoint, model, average, optimizer, device) if checkpoint else 0
-    trained: nn.Module = model
-    if world > 1:
-        trained = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
-    trained.train()
+    model.train()
+    low = bfloat16(plan.precision, device)
+    take_step = Stepper(task, optimizer, device, plan.clip, low, world, plan.steps - done)
+    now, kept = _floats(model), _floats(average) if average is not None else []
     say_every = max(1, plan.steps // 100)
     for step in range(done, plan.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = plan.lr * _schedule(plan, step)
-        index = grouped_batch(task.groups(step / plan.steps), plan.batch, step, plan.seed)[rank::world]
-        generator = torch.Generator().manual_seed((plan.seed * 1_000_003 + step) * 64 + rank)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=low):
-            loss = task.loss(trained, index, generator, step / plan.steps)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if plan.clip:
-            nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
-        optimizer.step()
+        progress = step / plan.steps
+        index = grouped_batch(task.groups(progress), plan.batch, step, plan.seed)
+        generator = torch.Generator().manual_seed((plan.seed * 1_000_003 + step) * 64)
+        # Every worker draws the whole batch and keeps its rows, so that a sample's augmentation is the same on any.
+        drawn = {name: values[rank::world] for name, values in task.draw(index, generator).items()}
+        loss = take_step(drawn, task.phase(progress), plan.lr * _schedule(plan, step))
         if average is not None:
-            _average(average, model, min(plan.ema, (step + 1) / (step + 10)))
+            torch._foreach_lerp_(kept, now, 1 - min(plan.ema, (step + 1) / (step + 10)))
         save = checkpoint is not None and (step + 1) % plan.checkpoint_every == 0 and step + 1 < plan.steps
         if save or (step + 1) % say_every == 0 or step + 1 == plan.steps:
-            value = float(loss.detach())
+            value = float(loss)
             if not math.isfinite(value):
                 raise FloatingPointError(f"loss is {value} at step {step + 1}: lower lr={plan.lr}")
             if on_step:
@@ -163,14 +141,16 @@ def _schedule(plan: Plan, step: int) -> float:
     return min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * step / plan.steps)))
 
 
-@torch.no_grad()
-def _average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    now = model.state_dict()
-    kept = average.state_dict()
-    floats = [n for n, t in kept.items() if t.is_floating_point()]
-    torch._foreach_lerp_([kept[n] for n in floats], [now[n] for n in floats], 1 - decay)
-    for name in kept.keys() - set(floats):
-        kept[name].copy_(now[name])
+def _average_of(model: nn.Module) -> nn.Module:
+    """A copy to hold averaged weights; what is counted instead of averaged it shares with the network."""
+    average = copy.deepcopy(model).requires_grad_(False)
+    for ours, theirs in zip(average.modules(), model.modules(), strict=True):
+        ours._buffers.update({n: t for n, t in theirs._buffers.items() if t is not None and not t.is_floating_point()})
+    return average
+
+
+def _floats(model: nn.Module) -> list[torch.Tensor]:
+    return [t for t in model.state_dict().values() if t.is_floating_point()]
 
 
 def _save(at: tuple[Files, str], model: nn.Module, average: nn.Module | None, optimizer: Any, step: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,32 +15,41 @@ from models.heatmap import gaussian_targets
 from models.losses import detector_loss, heatmap_loss, keypoint_loss
 from tables import QUADRUPED
 from trainers.data import Instances
+from trainers.stepper import Drawn
 
 
 def _uniform(n: int, spread: float, generator: torch.Generator) -> torch.Tensor:
     return (torch.rand(n, generator=generator) * 2 - 1) * spread
 
 
-def colour_jitter(images: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:
-    """Random gain of each channel, common gain and offset; images [B,3,S,S] are normalised, 0 is the mean colour."""
-    b = len(images)
-    gain = torch.exp(_uniform(b * 3, strength / 2, generator).view(b, 3, 1, 1))
-    gain = gain * torch.exp(_uniform(b, strength, generator).view(b, 1, 1, 1))
-    offset = _uniform(b, strength, generator).view(b, 1, 1, 1)
-    return images * gain.to(images.device) + offset.to(images.device)
+def draw_colour(n: int, strength: float, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Random `gain` [n,3,1,1], of each channel and common to all, and `offset` [n,1,1,1] of normalised images.
+
+    Images are `images * gain + offset`; 0 is the mean colour.
+    """
+    gain = torch.exp(_uniform(n * 3, strength / 2, generator).view(n, 3, 1, 1))
+    gain = gain * torch.exp(_uniform(n, strength, generator).view(n, 1, 1, 1))
+    return {"gain": gain, "offset": _uniform(n, strength, generator).view(n, 1, 1, 1)}
+
+
+def fits(nbytes: int, device: str) -> bool:
+    """Whether so much data may stay on a device: half of what is free there is left to the network."""
+    return torch.device(device).type != "cuda" or nbytes < torch.cuda.mem_get_info(device)[0] // 2
 
 
 class CropTask:
-    """Shared by the networks that look at crops: data on the device, augmentation, mirrored joints.
+    """Shared by the networks that look at crops: data on the device, augmentation there, mirrored joints.
 
     Args:
-        data: instances; moved to the device whole.
+        data: instances; their crops are moved to the device whole, if they fit.
         image_size: S, the network's input.
         labels: the first so many instances are labelled, the others pseudo-labelled.
         label_share: share of each batch that is drawn from the labels; None: all instances alike.
         labels_from: from this share of the steps on, batches hold labels alone.
         augment: `rotate` degrees, `zoom` and `shift` fractions, `flip` probability, `colour` strength.
     """
+
+    replay = True
 
     def __init__(
         self,
@@ -56,33 +65,42 @@ class CropTask:
         self.model, self.image_size, self.augment = model, image_size, augment
         self.items, self.labels, self.labels_from = len(data), len(data) if labels is None else labels, labels_from
         self.label_share = self.labels / max(1, self.items) if label_share is None else label_share
-        self.crops = torch.from_numpy(data.crops).to(device)
-        self.keypoints = torch.from_numpy(data.keypoints).to(device)
-        self.flip = torch.tensor(QUADRUPED.flip, device=device)
+        crops = torch.from_numpy(data.crops)
+        self.resident = fits(crops.nbytes, device)
+        self.crops = crops.to(device) if self.resident else crops
+        self.keypoints = torch.from_numpy(data.keypoints)
+        self.flip = torch.tensor(QUADRUPED.flip)
 
     def groups(self, progress: float) -> Sequence[tuple[int, float]]:
         if self.labels == self.items or progress >= self.labels_from:
             return [(self.labels, 1.0)]
         return [(self.labels, self.label_share), (self.items - self.labels, 1 - self.label_share)]
 
-    def batch(self, index: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Augmented images [B,3,S,S], keypoints [B,K,2] in the network's frame and weights [B,K]."""
-        a, b, device = self.augment, len(index), self.crops.device
+    def phase(self, progress: float) -> Hashable:
+        return None
+
+    def draw(self, index: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """What `images` needs, and keypoints `points` [B,K,2] in the network's frame with `weight` [B,K]."""
+        a, b = self.augment, len(index)
         zoom = torch.exp(_uniform(b, math.log1p(a["zoom"]), generator))
         angle = _uniform(b, math.radians(a["rotate"]), generator)
         shift = _uniform(b * 2, 2 * a["shift"], generator).view(b, 2)
         flip = torch.where(torch.rand(b, generator=generator) < a["flip"], -1.0, 1.0)
-        matrix = affine(b, zoom, angle, shift, flip).to(device)
-        images = sample(self.crops[index.to(device)], matrix, self.image_size)
-        if a["colour"]:
-            images = colour_jitter(images, a["colour"], generator)
-        joints = self.keypoints[index.to(device)]
+        matrix = affine(b, zoom, angle, shift, flip)
+        colour = draw_colour(b, a["colour"], generator) if a["colour"] else {}
+        joints = self.keypoints[index]
         points = apply_affine(invert_affine(matrix), joints[..., :2] * (SEEN / STORED))
-        weight = joints[..., 2]
-        mirrored = (flip < 0).to(device)[:, None]
+        mirrored = (flip < 0)[:, None]
         points = torch.where(mirrored[..., None], points[:, self.flip], points)
-        weight = torch.where(mirrored, weight[:, self.flip], weight)
-        return images, points, weight
+        weight = torch.where(mirrored, joints[:, self.flip, 2], joints[..., 2])
+        source = {"index": index} if self.resident else {"crops": self.crops[index]}
+        return {**source, "matrix": matrix, **colour, "points": points, "weight": weight}
+
+    def images(self, drawn: Drawn) -> torch.Tensor:
+        """Augmented images [B,3,S,S] on the device."""
+        crops = self.crops[drawn["index"]] if self.resident else drawn["crops"]
+        images = sample(crops, drawn["matrix"], self.image_size)
+        return images * drawn["gain"] + drawn["offset"] if "gain" in drawn else images
 
 
 class PoseTask(CropTask):
@@ -92,10 +110,10 @@ class PoseTask(CropTask):
         super().__init__(*args, **kwargs)
         self.sigma = sigma
 
-    def loss(self, model: nn.Module, index: torch.Tensor, generator: torch.Generator, progress: float) -> torch.Tensor:
-        images, points, weight = self.batch(index, generator)
-        inside = weight * (points.abs().amax(-1) < 1)
-        maps = model(images).float()
+    def loss(self, drawn: Drawn, phase: Hashable) -> torch.Tensor:
+        points = drawn["points"]
+        inside = drawn["weight"] * (points.abs().amax(-1) < 1)
+        maps = self.model(self.images(drawn)).float()
         return heatmap_loss(maps, gaussian_targets(points, inside, maps.shape[-1], self.sigma), inside)
 
 
@@ -106,10 +124,12 @@ class ACSMTask(CropTask):
         super().__init__(*args, **kwargs)
         self.rigid, self.weight, self.robust = rigid, weight, robust
 
-    def loss(self, model: nn.Module, index: torch.Tensor, generator: torch.Generator, progress: float) -> torch.Tensor:
-        images, points, weight = self.batch(index, generator)
-        out = model(images, articulate=progress >= self.rigid, mesh=False)
-        return self.weight * keypoint_loss(out.keypoints, points, weight, out.prob, self.robust)
+    def phase(self, progress: float) -> Hashable:
+        return progress >= self.rigid
+
+    def loss(self, drawn: Drawn, phase: Hashable) -> torch.Tensor:
+        out = self.model(self.images(drawn), articulate=bool(phase), mesh=False)
+        return self.weight * keypoint_loss(out.keypoints, drawn["points"], drawn["weight"], out.prob, self.robust)
 
 
 class DetectorTask:
@@ -120,6 +140,8 @@ class DetectorTask:
         boxes: N arrays [n,4] of [x,y,w,h] in those pixels.
     """
 
+    replay = False  # the box loss looks up the cells that have a box
+
     def __init__(
         self, model: nn.Module, photos: np.ndarray, boxes: list[np.ndarray], augment: Mapping[str, float], device: str
     ) -> None:
@@ -129,15 +151,17 @@ class DetectorTask:
     def groups(self, progress: float) -> Sequence[tuple[int, float]]:
         return [(len(self.photos), 1.0)]
 
-    def loss(self, model: nn.Module, index: torch.Tensor, generator: torch.Generator, progress: float) -> torch.Tensor:
-        photos = self.photos[index.to(self.photos.device)]
-        b, size = len(index), photos.shape[1]
+    def phase(self, progress: float) -> Hashable:
+        return None
+
+    def draw(self, index: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        b, size = len(index), self.photos.shape[1]
         zoom = torch.exp(_uniform(b, math.log1p(self.augment["zoom"]), generator))
         shift = _uniform(b * 2, 2 * self.augment["shift"], generator).view(b, 2)
         flip = torch.where(torch.rand(b, generator=generator) < self.augment["flip"], -1.0, 1.0)
         # Out of the photo is the mean colour, as at letterboxing.
         matrix = affine(b, zoom * (STORED / SEEN), 0.0, shift * (STORED / SEEN), flip)
-        images = colour_jitter(sample(photos, matrix.to(photos.device), size), self.augment["colour"], generator)
+        colour = draw_colour(b, self.augment["colour"], generator)
         inverse = invert_affine(matrix)
         cells = size // 4
         target, owner = torch.zeros(b, 1, cells, cells), torch.zeros(b, 4, cells, cells)
@@ -148,8 +172,12 @@ class DetectorTask:
             moved = apply_affine(inverse[i : i + 1], corners.reshape(1, -1, 2)).view(-1, 2, 2)
             moved = ((moved + 1) / 2 * size).clamp(0, size)
             draw_boxes(target[i, 0], owner[i], weight[i], torch.cat([moved.amin(1), moved.amax(1)], 1))
-        where = images.device
-        return detector_loss(model(images).float(), target.to(where), owner.to(where), weight.to(where))
+        return {"index": index, "matrix": matrix, **colour, "target": target, "owner": owner, "weight": weight}
+
+    def loss(self, drawn: Drawn, phase: Hashable) -> torch.Tensor:
+        photos = self.photos[drawn["index"]]
+        images = sample(photos, drawn["matrix"], photos.shape[1]) * drawn["gain"] + drawn["offset"]
+        return detector_loss(self.model(images).float(), drawn["target"], drawn["owner"], drawn["weight"])
 
 
 def draw_boxes(target: torch.Tensor, owner: torch.Tensor, weight: torch.Tensor, boxes: torch.Tensor) -> None:

@@ -1,0 +1,180 @@
+"""One optimizer step: forward, backward, the workers' mean, clipping, update. On CUDA a replayed graph.
+
+A step of a small batch is a thousand short kernels, and starting them one by one takes longer than running them. On
+CUDA the first steps of a phase run one by one, then the step is recorded and from there on replayed as a whole: the
+host only copies in what was drawn for the batch and never waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import distributed, nn
+
+Drawn = Mapping[str, torch.Tensor]
+WARM = 3  # steps before recording: libraries choose their kernels, the optimizer makes its state
+COMPILED_FROM = 5000  # steps that repay the half minute of compiling, with a fifth of a step saved in each
+
+
+class Task(Protocol):
+    """What is trained: a network, the items it sees, what is drawn for a batch, and the loss of what was drawn.
+
+    Attributes:
+        replay: whether `loss` runs the same kernels on every batch of a phase and never looks at a value on the host,
+            so that a CUDA graph can hold it.
+    """
+
+    model: nn.Module
+    replay: bool
+
+    def groups(self, progress: float) -> Sequence[tuple[int, float]]:
+        """(Number of items, share of a batch) of consecutive groups of items, at a share of the steps done.
+
+        The shares sum to 1.
+        """
+        ...
+
+    def draw(self, index: torch.Tensor, generator: torch.Generator) -> Drawn:
+        """All that a batch of items [B] and chance decide: tensors [B,...] on the host, alike in shape every step."""
+        ...
+
+    def phase(self, progress: float) -> Hashable:
+        """All else that decides how the loss is computed, at a share of the steps done."""
+        ...
+
+    def loss(self, drawn: Drawn, phase: Hashable) -> torch.Tensor:
+        """The mean loss of what was drawn, now on the network's device."""
+        ...
+
+
+class Inbox:
+    """Batches on their way to a CUDA device: each is one copy from pinned memory, a few ahead of the device."""
+
+    AHEAD = 8
+
+    def __init__(self, example: Drawn, device: torch.device) -> None:
+        self.places, size = [], 0
+        for name, values in example.items():
+            self.places.append((name, size, values.nbytes, values.dtype, values.shape))
+            size += -(-values.nbytes // 16) * 16
+        self.slots = [torch.empty(size, dtype=torch.uint8, pin_memory=True) for _ in range(self.AHEAD)]
+        self.free = [torch.cuda.Event() for _ in self.slots]
+        self.arrived = torch.empty(size, dtype=torch.uint8, device=device)
+        self.tensors = self._parts(self.arrived)
+        self.sent = 0
+
+    def _parts(self, memory: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {n: memory[at : at + size].view(kind).view(shape) for n, at, size, kind, shape in self.places}
+
+    def send(self, drawn: Drawn) -> None:
+        """Put a batch into `tensors`, after all that the device was told before; waits if it is too far ahead."""
+        slot, self.sent = self.sent % self.AHEAD, self.sent + 1
+        self.free[slot].synchronize()
+        for name, place in self._parts(self.slots[slot]).items():
+            place.copy_(drawn[name])
+        self.arrived.copy_(self.slots[slot], non_blocking=True)
+        self.free[slot].record()
+
+
+class Stepper:
+    """Makes the steps of a task; its network must be on the device and its optimizer's state restored.
+
+    Args:
+        clip: largest norm of the gradient over all parameters; 0 does not clip.
+        low: compute convolutions and linear layers in bfloat16.
+        world: workers that share a step, each with its part of the batch; above 1 a process group must be set up.
+        steps: how many there are to make.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        optimizer: torch.optim.Optimizer,
+        device: str,
+        clip: float = 0.0,
+        low: bool = False,
+        world: int = 1,
+        steps: int = 0,
+    ) -> None:
+        self.task, self.optimizer, self.clip, self.low, self.world = task, optimizer, clip, low, world
+        self.device = torch.device(device)
+        self.parameters = list(task.model.parameters())
+        kept = task.model.state_dict(keep_vars=True).values()
+        # Statistics of batch normalisation: the workers' mean is kept, so that all hold the same network.
+        self.statistics = [t for t in kept if t.is_floating_point() and not isinstance(t, nn.Parameter)]
+        self.replays = task.replay and self.device.type == "cuda"
+        self.compute_loss = task.loss
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.inbox: Inbox | None = None
+        self.phase: Hashable = self  # equal to no task's phase
+        self.warm = 0
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+            for group in optimizer.param_groups:
+                group["lr"] = torch.zeros((), device=self.device)  # a graph reads it where it lies
+        if self.replays and steps >= COMPILED_FROM:
+            self.compute_loss = torch.compile(task.loss, dynamic=False)
+        if world > 1:
+            for t in task.model.state_dict().values():
+                distributed.broadcast(t, 0)
+
+    def __call__(self, drawn: Drawn, phase: Hashable, lr: float) -> torch.Tensor:
+        """Make one step and return its loss, the mean over all workers: a value on the device, good until the next."""
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+        if phase != self.phase:
+            self.phase, self.graph, self.warm = phase, None, 0
+        if self.device.type != "cuda":
+            return self._step(drawn)
+        if self.inbox is None:
+            self.inbox = Inbox(drawn, self.device)
+        self.inbox.send(drawn)
+        if not self.replays or self.warm < WARM:
+            self.warm += 1
+            return self._step(self.inbox.tensors)
+        if self.graph is None:
+            self._record(self.inbox.tensors)
+        self.graph.replay()  # type: ignore[union-attr]
+        return self.loss
+
+    def _record(self, drawn: Drawn) -> None:
+        """Capture the step; nothing runs yet."""
+        self.optimizer.zero_grad(set_to_none=True)  # gradients are to lie in the graph's own memory
+        self.graph = torch.cuda.CUDAGraph()
+        for group in self.optimizer.param_groups:
+            group["capturable"] = True
+        # Other threads (NCCL's watchdog) may call CUDA meanwhile.
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+            self.loss = self._step(drawn)
+        for group in self.optimizer.param_groups:
+            group["capturable"] = False
+
+    def _step(self, drawn: Drawn) -> torch.Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low):
+            loss = self.compute_loss(drawn, self.phase)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        value = loss.detach()
+        if self.world > 1:
+            value = value.reshape(1)
+            gradients = [p.grad for p in self.parameters if p.grad is not None]
+            average_over_workers([*gradients, *self.statistics, value], self.world)
+        if self.clip:
+            nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        self.optimizer.step()
+        return value
+
+
+def average_over_workers(tensors: Sequence[torch.Tensor], world: int) -> None:
+    """Replace dense tensors by their mean over all workers, in one message."""
+    # In the order of memory, whatever the strides: channels_last needs no transposition.
+    views = [t.as_strided((t.numel(),), (1,)) for t in tensors]
+    flat = torch.cat(views)
+    distributed.all_reduce(flat)
+    flat /= world
+    torch._foreach_copy_(views, list(flat.split([v.numel() for v in views])))
