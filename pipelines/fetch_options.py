@@ -41,7 +41,6 @@ class FetchOptions:
     contact: str | None = None
     user_agent: str | None = None
     block: int = 64
-    retry_failed: bool = False
 
     @classmethod
     def from_config(cls, fetch: Mapping[str, Any]) -> FetchOptions:
