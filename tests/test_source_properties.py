@@ -35,21 +35,34 @@ TEXT = st.lists(PIECES | st.binary(max_size=3), max_size=6).map(b"".join)
 FIELD = TEXT.map(lambda t: re.sub(rb"[\t\n]", b"", t))
 
 
+# Values that are nearly right, by the column of v1 that they stand in: id, texts, URL, extension, marker.
+NEARLY = {
+    0: [b"1", b"22", b"3" * 17, b"0" * 65, b"", b"1a", b"-1", b"1 "],
+    6: [b"A+deer", b"pony%21", b"%64eer"],
+    7: [b"wolves+and+more", b"%0Adeer", b"deerstalker"],
+    8: [b"a,polar+bear", b"polar,bear", b"K%39"],
+    14: [b"https://h/a.jpg", b"ftp://h/a.jpg", b"http:/h/a.jpg", b"http://", b"", b"nothing", b"x://"],
+    21: [b"", b"png", b"JPG", b"Jpg", b"jpeg", b"tiffs", b"jpg\0", b"jp"],
+    22: [b"1", b"", b"2", b"00", b"0\r"],
+}
+
+
 @st.composite
 def rows(draw, version):
-    """A good row with some of its fields replaced, and now and then a column too many or too few."""
-    fields = (v2 if version == "yfcc_v2" else v1)(key=draw(st.sampled_from(["1", "22", "3" * 17, "0" * 64])))
-    f = fields.encode().split(b"\t")
-    for at in draw(st.lists(st.integers(-len(f), len(f) - 1), max_size=4)):
-        f[at] = draw(FIELD)
+    """A plain row with some of its fields replaced, and now and then a column too many or too few."""
+    first = v2 if version == "yfcc_v2" else v1
+    f = first(key=draw(st.sampled_from(["1", "22", "333"])), title="IMG_0520", tags="canon").encode().split(b"\t")
+    for column in draw(st.lists(st.sampled_from(sorted(NEARLY)) | st.integers(0, 22), max_size=2)):
+        at = column + len(f) - 23 if column else (version == "yfcc_v2")
+        f[at] = draw(st.sampled_from(NEARLY.get(column, [b""])) | FIELD)
     if not draw(st.integers(0, 9)):
         f = draw(st.sampled_from([f[1:], f[:-1], [*f, b""]]))
     return b"\t".join(f)
 
 
 def files(version):
-    lines = st.lists(rows(version) | TEXT, max_size=8)
-    return st.tuples(lines, st.sampled_from([b"\n", b"\r\n"]), st.booleans()).map(
+    lines = st.lists(rows(version) | rows(version) | TEXT, max_size=10)
+    return st.tuples(lines, st.sampled_from([b"\n", b"\n", b"\r\n"]), st.booleans()).map(
         lambda t: t[1].join(t[0]) + (t[1] if t[2] else b"")
     )
 
