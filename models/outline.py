@@ -58,6 +58,7 @@ def silhouette(vertices: Tensor, faces: Tensor, size: int | tuple[int, int], sig
     points = torch.where(drawn.unsqueeze(-1), vertices[..., :2].double(), 0)
     points = ((points + 1) * points.new_tensor((width / 2, height / 2)) + reach).clamp(-_FAR, _FAR)
     area = _area(points, faces, drawn[:, faces].all(-1), height + 2 * reach, width + 2 * reach).to(vertices.dtype)
+    area = area.clamp(0, 1)  # sums of shares leave a rounding error, which a logarithm would not forgive
     if not reach:
         return area
     return _gaussian(height, sigma, reach, area) @ area @ _gaussian(width, sigma, reach, area).T
