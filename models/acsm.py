@@ -68,7 +68,9 @@ class ACSM(nn.Module):
         template: the animal.
         hypotheses: H cameras; 1 is the reference's setting.
         depth, width: of the ResNet trunk.
-        image_size: S, pixels of the square input; at least 64.
+        image_size: S, pixels of the square input; at least 64. The first linear layer reads all S // 64 squared cells
+            of the squeezed trunk (4096 numbers at 256 px, as the reference), so a network is made for one size: it
+            says which in its configuration, and crops are resampled to it.
         features: width of the fully connected layers (nz_feat).
         surface: with the map head of the mask mode; the template's body must be watertight.
         compat: `animals3d` for the reference's heads and its order of part rotations, defects included; None for ours.

@@ -21,6 +21,8 @@ from tables import InputError, Lake, fingerprint
 from trainers.data import Instances, concatenate, load_labelled, load_pseudo_labelled
 from trainers.engine import Plan, Task, fit
 from trainers.evaluate import evaluate_acsm, evaluate_detector, evaluate_pose
+from trainers.mask_task import MaskTask
+from trainers.masks import mask_targets, masks_digest
 from trainers.photos import labelled_photos
 from trainers.steps import ACSMTask, DetectorTask, PoseTask
 
@@ -65,6 +67,8 @@ def run_job(
     if job["kind"] == "acsm":
         template = Template.load(job["template"])
         identity["template"] = template.digest
+        if settings["net"]["surface"]:
+            identity["masks"] = masks_digest(data)
     model_id = fingerprint(identity)
     folder = f"models/{job['kind']}/{model_id}"
     path = f"{lake.uri}/{folder}/model.safetensors"
@@ -84,13 +88,7 @@ def run_job(
         acsm = ACSM(template, image_size=size, **net)
         if job.get("start_from"):
             start_trunk(acsm, job["start_from"])
-        task = ACSMTask(
-            acsm, data, size, settings["augment"], device,
-            rigid=float(settings["rigid"]), weight=float(settings["keypoint_weight"]),
-            robust=float(settings["robust"]),
-            labels=labels, label_share=settings["label_share"],
-            labels_from=float(settings["labels_from"]),
-        )  # fmt: skip
+        task = _acsm_task(acsm, data, labels, settings, device)
     plan = Plan(seed=int(job["seed"]), **settings["plan"])
     note = None if on_step is None else (lambda step, loss: on_step(step, plan.steps, loss))
     model = fit(task, plan, (lake.files, f"{folder}/checkpoint.pt"), rank, world, device, note)
@@ -123,6 +121,28 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
         raise InputError(f"train.{name}.image_size", size, "must be a multiple of 32, at least 64")
     if depth not in BLOCKS:
         raise InputError(f"train.{name}.net.depth", depth, f"use one of {', '.join(map(str, sorted(BLOCKS)))}")
+    if settings["net"].get("compat") not in (None, "animals3d"):
+        raise InputError(f"train.{name}.net.compat", settings["net"]["compat"], "use animals3d or null")
+
+
+def _acsm_task(acsm: ACSM, data: Instances, labels: int, settings: Mapping[str, Any], device: str) -> ACSMTask:
+    """Keypoints alone, or masks as well where the network has a map head.
+
+    Raises:
+        InputError: masks are asked for, and no training label has one.
+    """
+    rest: dict[str, Any] = {
+        "rigid": float(settings["rigid"]), "weight": float(settings["keypoint_weight"]),
+        "robust": float(settings["robust"]), "labels": labels, "label_share": settings["label_share"],
+        "labels_from": float(settings["labels_from"]),
+    }  # fmt: skip
+    size, augment = int(settings["image_size"]), settings["augment"]
+    if acsm.surface_head is None:
+        return ACSMTask(acsm, data, size, augment, device, **rest)
+    targets = mask_targets(data)
+    if not len(targets.masks):
+        raise InputError("train.acsm.net.surface", True, "no training label has a mask; ingest some, or use false")
+    return MaskTask(acsm, data, size, augment, device, targets, settings["mask_losses"], **rest)
 
 
 def start_trunk(acsm: ACSM, path: str) -> None:

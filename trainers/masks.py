@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, NamedTuple
 
 import cv2
@@ -57,6 +58,14 @@ def mask_targets(data: Instances) -> MaskTargets:
         np.array(distances, np.float16).reshape(shape),
         np.array(contours, np.float32).reshape(-1, CONTOUR, 2),
     )
+
+
+def masks_digest(data: Instances) -> str:
+    """Hash of the masks, 16 hex digits."""
+    h = hashlib.sha256()
+    for png in data.masks:
+        h.update(hashlib.sha256(png or b"").digest())
+    return h.hexdigest()[:16]
 
 
 def mask_in_window(png: bytes, window: Any, size: int) -> np.ndarray:
