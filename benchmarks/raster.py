@@ -3,10 +3,11 @@
     python -m benchmarks.raster --out benchmarks/results/raster.json
     python -m benchmarks.raster --device cuda --out ...
 
-Times are medians of one forward and one backward pass, in milliseconds: `silhouette` with a blur of one pixel and
-`rasterize` with a loss on its depth, of ellipsoids of 1,280 faces and of the sandbox's animal, each mesh turned its
-own way. Where pytorch3d is installed, its hard z-buffer (one face per pixel) and its soft silhouette (SoftRas, 50 faces
-per pixel, the settings of its tutorial) draw the same meshes, and the ratio is given.
+Times are medians of one forward and one backward pass, in milliseconds: on the CPU those that one thread worked,
+whatever else the machine does. `silhouette` has a blur of one pixel, `depth` is `rasterize` with a loss on its depth,
+of ellipsoids of 1,280 faces and of the sandbox's animal, each mesh turned its own way. Where pytorch3d is installed,
+its soft silhouette (SoftRas, 50 faces per pixel, the settings of its tutorial) and its hard z-buffer (one face per
+pixel) draw the same meshes, and the ratio is given.
 
 Errors are relative, in float64. `against_differences`: the gradient along random directions against central
 differences of what is drawn; pixels whose face changes within the step are left out for depth. `against_the_limit`:
@@ -43,17 +44,16 @@ STEP = 1e-6  # of differences, in image units: half of the image is 1
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, nargs="+", default=[8, 96], help="meshes drawn at once")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--out")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(1)
     cuda = args.device.startswith("cuda")
     out = {
         "command": "python -m benchmarks.raster " + " ".join(sys.argv[1:]),
         "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
-        "threads": args.threads,
+        "threads": 1,
         "torch": torch.__version__,
         "pytorch3d": "installed" if find_spec("pytorch3d") else "not installed: no ratio",
         "milliseconds": [
@@ -118,7 +118,8 @@ def median(draw: Callable[[Tensor], Tensor], vertices: Tensor, repeats: int) -> 
 def _now(like: Tensor) -> float:
     if like.is_cuda:
         torch.cuda.synchronize()
-    return time.perf_counter()
+        return time.perf_counter()
+    return time.process_time()
 
 
 def _finite(depth: Tensor) -> Tensor:
