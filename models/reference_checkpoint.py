@@ -23,6 +23,7 @@ from models.heatmap import PoseNet
 from models.resnet import BLOCKS
 from tables import InputError
 
+IMAGE_SIZE = 256  # pixels that the reference's pose networks look at
 _STEM = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 _CLASSIFIER = "img_encoder.resnet_conv.resnet.fc."
 _PLAIN = {
@@ -99,7 +100,8 @@ def from_reference(path: str, data: bytes, animals3d: str | None) -> nn.Module:
         # torch says in the first line that keys are wrong, and then which, a line each: two lines say enough.
         reason = " ".join(str(error).split("\n")[:2])
         raise InputError("checkpoint", path, f"not a readable network of animals3d ({reason})") from error
-    net.notes = {"from": "animals3d"}  # type: ignore[assignment]
+    size = net.config["image_size"] if isinstance(net, ACSM) else IMAGE_SIZE
+    net.notes = {"from": "animals3d", "job": {"settings": {"image_size": size}}}  # type: ignore[assignment]
     return net.eval()
 
 

@@ -66,6 +66,7 @@ def test_pose_networks(tmp_path: Path, depth: int, prefix: str) -> None:
     found = load_checkpoint(str(path))
     assert isinstance(found, PoseNet)
     assert not found.training
+    assert found.notes["job"]["settings"]["image_size"] == 256
     assert found.config == {"keypoints": 16, "depth": depth, "width": WIDTH, "channels": 12}
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -226,7 +227,7 @@ def test_acsm(tmp_path: Path, size: int, inactive: tuple[str, ...]) -> None:
     torch.save({f"module.{k}": v for k, v in state.items()}, path)
     net: Any = load_checkpoint(str(path), animals3d=str(folder))
     assert isinstance(net, ACSM)
-    assert net.config["image_size"] == size
+    assert net.config["image_size"] == net.notes["job"]["settings"]["image_size"] == size
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         out = net(images)
