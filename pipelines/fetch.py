@@ -137,6 +137,8 @@ class Fetcher:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def _open(self, keeper: Any) -> None:
+        # Names are looked up in threads: dead ones take long, and the usual handful of threads would wait for them.
+        self._loop.set_default_executor(ThreadPoolExecutor(self.options.window, thread_name_prefix="lookup"))
         self._turns = HostTurns(keeper or HostBook(self.options), self.options)
         self._turns.start()
         self._requester = Requester(self.options, self._turns)

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from pipelines import hosts
+from pipelines import host_turns, hosts
 from pipelines.fetch_options import FetchOptions
 from pipelines.host_turns import AsideError, HostTurns
 from pipelines.hosts import HostBook, Report, backoff
@@ -321,6 +321,24 @@ def test_rows_of_a_host_set_aside_do_not_wait():
         await turns.close()
 
     asyncio.run(scene())
+
+
+def test_hosts_no_longer_used_are_forgotten(monkeypatch):
+    monkeypatch.setattr(hosts, "TURN_S", 0.05)
+    monkeypatch.setattr(host_turns, "IDLE_S", 0.2)
+    monkeypatch.setattr(host_turns, "BEAT_S", 0.02)
+
+    async def scene():
+        book, site = HostBook(FetchOptions()), Site()
+        turns = HostTurns(book, FetchOptions())
+        turns.start()
+        for start in range(0, 300, 100):
+            await asyncio.gather(*(site.visit(turns, f"h{start + i}.example") for i in range(100)))
+        while turns._desks or book._hosts:
+            await asyncio.sleep(0.02)
+        await turns.close()
+
+    asyncio.run(asyncio.wait_for(scene(), 20))
 
 
 @pytest.mark.ray
