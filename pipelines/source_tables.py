@@ -6,7 +6,7 @@ import csv
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any
 from urllib.parse import quote
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from pipelines.source_files import line_blocks, locate
 from pipelines.source_options import SourceOptions
-from pipelines.source_rows import NAMES, YFCC_V1, PhotoRow, RowError, table_row, text_of, url_column_of, yfcc_row
+from pipelines.source_rows import NAMES, YFCC_V1, PhotoRow, RowError, table_row, text_of, url_column_of
 from tables import InputError
 
 ROW_BYTES = 400  # of the dump, on the average
@@ -24,60 +24,50 @@ BATCH = 8192
 # -- SQLite ----------------------------------------------------------------------------------------------------------
 
 
-def open_sqlite(options: SourceOptions) -> sqlite3.Connection:
-    """Raises InputError where SQLite cannot open the file."""
+@contextmanager
+def open_sqlite(options: SourceOptions) -> Iterator[sqlite3.Connection]:
+    """Raises InputError where SQLite cannot open or read the file."""
     if "://" in options.path:
         raise InputError("source.path", options.path, "SQLite reads local files only: copy it to every node")
     try:
-        db = sqlite3.connect(f"file:{quote(os.path.abspath(options.path))}?mode=ro", uri=True)
-        db.text_factory = lambda text: text.decode("utf-8", "replace")
-        return db
+        with closing(sqlite3.connect(f"file:{quote(os.path.abspath(options.path))}?mode=ro", uri=True)) as db:
+            yield db
     except sqlite3.Error as error:
         raise InputError("source.path", options.path, f"SQLite: {error}") from error
 
 
-def sqlite_table(options: SourceOptions) -> str:
+def sqlite_table(db: sqlite3.Connection, options: SourceOptions) -> str:
     """The table (quoted) that has the dump's columns.
 
     Raises:
         InputError: none has.
     """
-    with closing(open_sqlite(options)) as db:
-        try:
-            for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall():
-                quoted = '"' + name.replace('"', '""') + '"'
-                if set(YFCC_V1) <= {str(c[1]).lower() for c in db.execute(f"PRAGMA table_info({quoted})")}:
-                    return quoted
-        except sqlite3.Error as error:
-            raise InputError("source.path", options.path, f"SQLite: {error}") from error
+    for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall():
+        quoted = '"' + name.replace('"', '""') + '"'
+        if set(YFCC_V1) <= {str(c[1]).lower() for c in db.execute(f"PRAGMA table_info({quoted})")}:
+            return quoted
     raise InputError("source.path", options.path, f"no table of it has the dump's columns ({', '.join(YFCC_V1)})")
 
 
 def sqlite_splits(options: SourceOptions) -> list[dict[str, Any]]:
+    """Ranges of rowid of about `range_mb`."""
     step = max(1, int(options.range_mb * 2**20 / ROW_BYTES))
-    with closing(open_sqlite(options)) as db:
-        first, last = db.execute(f"SELECT min(rowid), max(rowid) FROM {sqlite_table(options)}").fetchone()
+    with open_sqlite(options) as db:
+        first, last = db.execute(f"SELECT min(rowid), max(rowid) FROM {sqlite_table(db, options)}").fetchone()
     if first is None:
         return []
     return [{"first": a, "last": min(a + step - 1, last)} for a in range(first, last + 1, step)]
 
 
-def sqlite_rows(options: SourceOptions, split: dict[str, Any]) -> Iterator[list[Any]]:
-    """Rows of a range of rowids, each the 23 columns of v1, in batches."""
-    query = f"SELECT {', '.join(YFCC_V1)} FROM {sqlite_table(options)} WHERE rowid BETWEEN ? AND ? ORDER BY rowid"
-    try:
-        with closing(open_sqlite(options)) as db:
-            rows = db.execute(query, (split["first"], split["last"]))
-            while batch := rows.fetchmany(BATCH):
-                yield batch
-    except sqlite3.Error as error:
-        raise InputError("source.path", options.path, f"SQLite: {error}") from error
-
-
-def sqlite_row(row: tuple[Any, ...]) -> PhotoRow:
-    """Raises RowError: see `yfcc_row`."""
-    texts = ("" if v is None else v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in row)
-    return yfcc_row(list(texts))
+def sqlite_blocks(options: SourceOptions, split: dict[str, Any]) -> Iterator[bytes]:
+    """Rows of a range of rowids as blocks of v1 lines; text of the dump is URL-encoded, so no value holds a tab."""
+    line = f"printf('{chr(9).join(['%s'] * len(YFCC_V1))}', {', '.join(YFCC_V1)})"
+    with open_sqlite(options) as db:
+        where = f"FROM {sqlite_table(db, options)} WHERE rowid BETWEEN ? AND ? ORDER BY rowid"
+        db.text_factory = bytes
+        rows = db.execute(f"SELECT {line} {where}", (split["first"], split["last"]))
+        while batch := rows.fetchmany(BATCH):
+            yield b"".join(row.replace(b"\n", b" ") + b"\n" for (row,) in batch)
 
 
 # -- Parquet ---------------------------------------------------------------------------------------------------------

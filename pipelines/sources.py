@@ -26,10 +26,10 @@ from pipelines.source_tables import (
     csv_row,
     csv_rows,
     open_parquet,
+    open_sqlite,
     parquet_rows,
     parquet_splits,
-    sqlite_row,
-    sqlite_rows,
+    sqlite_blocks,
     sqlite_splits,
     sqlite_table,
     url_column,
@@ -95,7 +95,8 @@ def _detect(options: SourceOptions) -> str:
     if kind and options.path.endswith(PACKED):
         raise InputError("source.path", options.path, f"unpack it first: {kind} is read at many places at once")
     if kind == "sqlite":
-        sqlite_table(options)
+        with open_sqlite(options) as db:
+            sqlite_table(db, options)
         return kind
     if kind == "parquet":
         with open_parquet(options) as table:
@@ -188,8 +189,6 @@ def _open(
     options: SourceOptions, split: dict[str, Any], skim: bool
 ) -> tuple[Callable[[Any], PhotoRow], Iterator[_Stretch]]:
     """How a raw row of the format is parsed, and the raw rows."""
-    if options.format == "sqlite":
-        return sqlite_row, _numbered(sqlite_rows(options, split))
     if options.format == "parquet":
         with open_parquet(options) as f:
             column = url_column(options, f.schema_arrow.names)
@@ -197,9 +196,13 @@ def _open(
     if options.format == "csv":
         column = url_column(options, _header(next(line_blocks(options.path), b"").split(b"\n")[0]))
         return partial(csv_row, url_column=column), (_Stretch(*batch) for batch in csv_rows(options))
-    blocks = line_blocks(options.path, split.get("start", 0), split.get("stop"))
-    columns = {"yfcc_v1": 23, "yfcc_v2": 25}.get(options.format)
-    return _parsers(options)[options.format], _lines(blocks, Skim(options, columns) if skim and columns else None)
+    if options.format == "sqlite":
+        blocks = sqlite_blocks(options, split)
+    else:
+        blocks = line_blocks(options.path, split.get("start", 0), split.get("stop"))
+    columns = {"yfcc_v1": 23, "sqlite": 23, "yfcc_v2": 25}.get(options.format)
+    parse = partial(yfcc_line, columns=columns) if columns else _parsers(options)[options.format]
+    return parse, _lines(blocks, Skim(options, columns) if skim and columns else None)
 
 
 def _numbered(batches: Iterable[list[Any]]) -> Iterator[_Stretch]:

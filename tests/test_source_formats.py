@@ -117,7 +117,7 @@ def test_csv_with_quotes(tmp_path):
 def test_sqlite_in_ranges_of_rowid(tmp_path):
     path = tmp_path / "dump.db"
     rows = [v1(key=str(k)).split("\t") for k in range(1, 8)]
-    rows[3][22], rows[4][6], rows[4][8], rows[5][0] = "1", "cat", None, "no id"
+    rows[3][22], rows[4][6], rows[4][8], rows[5][0] = "1", "cat", None, "no\nid"
     with sqlite3.connect(path) as db:
         db.execute("CREATE TABLE other (a)")
         db.execute(f"CREATE TABLE yfcc100m_dataset ({', '.join(YFCC_V1)})")
@@ -131,7 +131,7 @@ def test_sqlite_in_ranges_of_rowid(tmp_path):
     found = Found(options)
     assert found.ids == ["yfcc:1", "yfcc:3", "yfcc:7"]
     assert found.dropped == {"video": 1, "words": 1}
-    assert (found.lines, [r["line"] for r in found.rejects]) == (6, [5])
+    assert (found.lines, [(r["line"], r["reason"]) for r in found.rejects]) == (6, [(5, "photo id 'no id'")])
     assert found.rows[0] == {**read(write(tmp_path, [v1(key="1")])).rows[0]}
     with sqlite3.connect(tmp_path / "other.db") as db:
         db.execute("CREATE TABLE other (a)")
