@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -107,12 +108,12 @@ def _checked(name: str, value: Any, default: Any) -> Any:
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:
     given = [value] if isinstance(value, str) else value if value is not None else []
-    if not isinstance(given, list | tuple) or not all(isinstance(v, str) and v for v in given):
-        raise InputError(f"fetch.{name}", value, "a list of texts")
+    if not isinstance(given, list | tuple) or not all(isinstance(v, str) and v and v.isprintable() for v in given):
+        raise InputError(f"fetch.{name}", value, "a list of texts, each on one line")
     if name == "allow_hosts":
         return tuple(v.lower().strip("[]").rstrip(".") for v in given)
     if name == "allow_files":
-        return tuple(given)
+        return tuple(os.path.abspath(v) for v in given)  # actors may have another working directory
     if name == "placeholders" and not all(re.fullmatch("[0-9a-fA-F]{64}", v) for v in given):
         raise InputError("fetch.placeholders", value, "a list of sha256 digests, 64 hex digits each")
     return tuple(sorted({v.lower() for v in given}))
