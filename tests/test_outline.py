@@ -191,3 +191,20 @@ def test_bad_arguments_are_named():
         silhouette(vertices, faces + 1, 8)
     with pytest.raises(ValueError, match="sigma"):
         silhouette(vertices, faces, 8, -1.0)
+
+
+def test_pulls_a_mesh_into_a_mask():
+    vertices, faces = _animals(1)
+    place = torch.tensor([0.25, -0.1, 0.6], dtype=torch.float64)
+
+    def drawn(at: torch.Tensor) -> torch.Tensor:
+        return silhouette(vertices * at[2] + torch.cat((at[:2], at.new_zeros(1))), faces, 32, 1.0)
+
+    wanted = drawn(place)
+    at = torch.tensor([0.0, 0.0, 0.4], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([at], lr=0.03)
+    for _ in range(60):
+        optimizer.zero_grad()
+        (drawn(at) - wanted).square().mean().backward()
+        optimizer.step()
+    torch.testing.assert_close(at.detach(), place, atol=0.02, rtol=0)
