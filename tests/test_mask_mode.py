@@ -68,7 +68,7 @@ def drawn(made: MaskTask, step: int = 0, items: int | None = None) -> dict[str, 
     return made.draw(torch.arange(items or made.items), torch.Generator().manual_seed(step))
 
 
-@pytest.mark.parametrize("hypotheses", [1, 3])
+@pytest.mark.parametrize("hypotheses", [1, 2])
 def test_a_few_dozen_steps_bring_mesh_and_mask_together(labelled: tuple[Instances, Template], hypotheses: int) -> None:
     made = task(labelled, hypotheses)
     net: Any = made.model
@@ -165,7 +165,6 @@ def test_masks_move_with_the_crop(labelled: tuple[Instances, Template]) -> None:
 
 
 def test_an_image_without_a_mask_adds_its_keypoints_alone(labelled: tuple[Instances, Template]) -> None:
-    data, _ = labelled
     made = task(labelled, 1)
     made.model.eval()
     batch = drawn(made, items=3)
@@ -178,13 +177,6 @@ def test_an_image_without_a_mask_adds_its_keypoints_alone(labelled: tuple[Instan
         assert float(none[name].detach()) == 0
     for parts in (one, none):
         torch.testing.assert_close(parts["keypoints"], whole["keypoints"])
-    bare = Instances(**{**data.__dict__, "masks": [None] * len(data)})
-    unmasked = MaskTask(
-        made.model, bare, SIZE, STILL, "cpu", mask_targets(bare), LOSSES, rigid=0.0, weight=3.0, robust=0.0
-    )  # type: ignore[arg-type]
-    torch.testing.assert_close(
-        unmasked.loss(drawn(unmasked, items=3), (True, False)), whole["keypoints"], atol=1e-6, rtol=1e-6
-    )
 
 
 def test_while_it_warms_up_no_hypothesis_is_preferred(labelled: tuple[Instances, Template]) -> None:

@@ -24,7 +24,7 @@ from models.mask_losses import (
 from models.outline import silhouette
 from models.raster import rasterize
 from trainers.data import Instances
-from trainers.masks import CONTOUR, MaskTargets
+from trainers.masks import MaskTargets
 from trainers.stepper import Drawn
 from trainers.steps import ACSMTask
 
@@ -35,7 +35,7 @@ class MaskTask(ACSMTask):
     """Keypoint reprojection and the mask losses of A-CSM; an instance without a mask gives the former alone.
 
     Args:
-        targets: masks of the instances.
+        targets: masks of the instances, one at least.
         losses: weight of each loss, and `warm_up`: for this first share of the steps cycle, visibility and entropy do
             not count and all hypotheses are equally probable.
     """
@@ -68,8 +68,6 @@ class MaskTask(ACSMTask):
     def draw(self, index: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
         drawn = super().draw(index, generator)
         place = self.place[index]
-        if not len(self.contours):
-            return {**drawn, "mask": place, "contour": torch.zeros(len(index), CONTOUR, 2)}
         contour = apply_affine(invert_affine(drawn["matrix"]), self.contours[place.clamp(min=0)])
         return {**drawn, "mask": place, "contour": contour}
 
@@ -119,8 +117,6 @@ class MaskTask(ACSMTask):
     def _seen(self, drawn: Drawn, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Masks in {0,1} and distances [B,size,size] as the network sees them; distances in the reference's pixels."""
         b, matrix, place = len(drawn["matrix"]), drawn["matrix"], drawn["mask"].clamp(min=0)
-        if not len(self.masks):
-            return matrix.new_zeros(b, size, size), matrix.new_zeros(b, size, size)
         grid = nn.functional.affine_grid(matrix, [b, 1, size, size], align_corners=False)
         mask = nn.functional.grid_sample(self.masks[place, None].float(), grid, align_corners=False)
         distance = nn.functional.grid_sample(
