@@ -13,7 +13,7 @@ from pipelines.annotation_pascal import read_pascal
 from tables import Dataset, InputError, Lake, file_digest, fingerprint
 from trainers.app import command
 
-VERSION = 2
+VERSION = 3
 SPLITS = ("train", "val", "test")
 READERS = {"coco": read_coco, "animal_pose": read_animal_pose, "animals3d": read_animals3d, "pascal": read_pascal}
 

@@ -90,8 +90,7 @@ def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray | None
     mask = np.zeros((height, width), np.uint8)
     if isinstance(segmentation, list):
         for polygon in segmentation:
-            points = np.round(np.asarray(polygon, np.float64).reshape(-1, 2) - 0.5).astype(np.int32)
-            cv2.fillPoly(mask, [points], 1)
+            mask |= _inside(np.asarray(polygon, np.float64).reshape(-1, 2), height, width)
         return mask
     counts = segmentation["counts"]
     runs = counts if isinstance(counts, list) else _decompress(counts)
@@ -100,6 +99,20 @@ def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray | None
     if flat.size != height * width:
         raise InputError("segmentation", segmentation["size"], f"run lengths do not fill {height} x {width} pixels")
     return flat.reshape(width, height).T.copy()
+
+
+def _inside(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
+    """uint8 {0,1} [H,W] of the pixels whose centre lies inside a polygon [N,2] (even-odd rule).
+
+    cv2.fillPoly also takes every pixel that the outline touches: 5 % too many on COCO's animals.
+    """
+    (x0, y0), (x1, y1) = polygon.T, np.roll(polygon, -1, 0).T
+    rows = np.arange(height) + 0.5
+    row, edge = np.nonzero((y0 <= rows[:, None]) != (y1 <= rows[:, None]))
+    x = x0[edge] + (rows[row] - y0[edge]) / (y1 - y0)[edge] * (x1 - x0)[edge]
+    crossings = np.zeros((height, width + 1), np.int32)
+    np.add.at(crossings, (row, np.clip(np.ceil(x - 0.5), 0, width).astype(int)), 1)
+    return (crossings.cumsum(1)[:, :width] % 2).astype(np.uint8)
 
 
 def _decompress(text: str) -> list[int]:

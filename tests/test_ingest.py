@@ -84,10 +84,35 @@ def test_masks_of_polygons() -> None:
     assert mask is not None
     expected = np.zeros((H, W), bool)
     expected[5:15, 10:20] = expected[20:25, 30:40] = True
-    assert (mask.astype(bool) & expected).sum() == expected.sum()
-    assert mask.sum() <= 1.25 * expected.sum()
+    np.testing.assert_array_equal(mask, expected)
     assert decode_mask(None, H, W) is None
     assert decode_mask([], H, W) is None
+
+
+def test_masks_of_real_polygons_have_the_area_of_the_polygons(shared_data: Path) -> None:
+    coco = json.loads((shared_data / "coco_animals" / "instances.json").read_text())
+    sizes = {i["id"]: (i["height"], i["width"]) for i in coco["images"]}
+    ratios = []
+    for a in coco["annotations"]:
+        mask = decode_mask(a["segmentation"], *sizes[a["image_id"]])
+        assert mask is not None
+        x, y, w, h = a["bbox"]
+        if a["area"] > 500:
+            ratios.append(mask.sum() / a["area"])
+            seen = np.argwhere(mask)[:, ::-1]
+            assert (seen >= np.array([x, y]) - 0.51).all()
+            assert (seen + 1 <= np.array([x + w, y + h]) + 0.51).all()
+    assert len(ratios) > 100
+    assert np.median(ratios) == pytest.approx(1, abs=1e-3)
+    assert np.abs(np.array(ratios) - 1).max() < 0.03
+
+
+def test_polygons_across_the_border_are_cut() -> None:
+    mask = decode_mask([[-5, -5, 60, -5, 60, 10, 30, 10, 30, 5, -5, 5]], H, W)
+    expected = np.zeros((H, W), bool)
+    expected[:5] = expected[5:10, 30:] = True
+    np.testing.assert_array_equal(mask, expected)
+    assert not decode_mask([[1, 1, 2, 2]], H, W).any()  # type: ignore[union-attr]
 
 
 def test_run_lengths_of_another_size_are_refused() -> None:
