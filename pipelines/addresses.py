@@ -6,15 +6,14 @@ metadata service or a machine of the local network and store the answer.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import re
 import socket
 from collections.abc import Collection
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
 
 from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
 # URLs that need no quoting go to the host byte for byte.
@@ -87,23 +86,34 @@ def check_url(url: str, allow_hosts: Collection[str], redirected: bool = False) 
 
 
 class PublicResolver(AbstractResolver):
-    """DNS that refuses names of private addresses, so that the address checked is the address connected to."""
+    """DNS that refuses names of private addresses, so that the address checked is the address connected to.
+
+    Look-ups run in the loop's default executor: uvloop's own four threads would all soon wait for dead names.
+    """
 
     def __init__(self, allow_hosts: Collection[str]) -> None:
         self.allow_hosts = allow_hosts
-        self.inner = ThreadedResolver()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        found: list[Any] = await self.inner.resolve(host, port, family)
-        if host.lower().rstrip(".") in self.allow_hosts:
-            return found
-        # One private answer among public ones is how DNS rebinding looks: the whole name is refused.
-        for answer in found:
-            if not is_public(answer["host"]):
-                raise ForbiddenError(f"{host} resolves to {answer['host']}, not a public address")
-        return found
+        look_up = partial(
+            socket.getaddrinfo, host, port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
+        )
+        found = await asyncio.get_running_loop().run_in_executor(None, look_up)
+        allowed = host.lower().rstrip(".") in self.allow_hosts
+        results: list[ResolveResult] = []
+        for kind, _, protocol, _, (address, *_) in found:
+            # One private answer among public ones is how DNS rebinding looks: the whole name is refused.
+            if not allowed and not is_public(str(address)):
+                raise ForbiddenError(f"{host} resolves to {address}, not a public address")
+            results.append(
+                ResolveResult(
+                    hostname=host, host=str(address), port=port, family=kind, proto=protocol,
+                    flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+                )
+            )  # fmt: skip
+        return results
 
     async def close(self) -> None:
-        await self.inner.close()
+        pass
