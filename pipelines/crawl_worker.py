@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from pipelines.plan_shards import lineage
 from pipelines.spool import Ref, Spool, discard, left_behind
 from tables import Dataset, schema
 
@@ -111,7 +112,7 @@ def missing(dataset: Dataset, shard: str, rows: Sequence[Row], failed: bool) -> 
     """Rows of the shard without a committed row; with `failed`, only those whose committed failure can heal."""
     from pipelines.fetch import HEALABLE
 
-    parts = dataset.parts(f"{shard}-")
+    parts = dataset.parts(tuple(f"{name}-" for name in lineage(shard)))
     have = dataset.read(["photo_id", "status"], parts).to_pydict() if parts else {"photo_id": [], "status": []}
     status = dict(zip(have["photo_id"], have["status"], strict=True))
     if failed:

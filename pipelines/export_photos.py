@@ -92,7 +92,7 @@ def export_photos(dataset: Dataset, kind: str, folder: str, shard_mb: int) -> Ex
 def photo_rows(dataset: Dataset, columns: Sequence[str]) -> Iterator[pa.Table]:
     """Rows of ok photos that are no duplicates, a shard of the crawl at a time, sorted by id: memory stays flat.
 
-    A photo's rows, failed and ok, all lie in the parts of one shard, whose name their names begin with.
+    A photo's ok row lies in the parts of one shard, whose name their names begin with.
     """
     for _, parts in groupby(dataset.parts(), key=shard_of):
         yield only_ok(dataset.read([*columns, "status", "duplicate_of"], list(parts))).select(list(columns))

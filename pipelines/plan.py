@@ -3,8 +3,8 @@
 `<dataset>/_plan/<fingerprint>/`, named by the metadata file's state and what is wanted of it:
 `splits/` holds what each split gave and is gone when the plan is made, `rows-*.parquet` a row group for each shard,
 `rejects.parquet` the rows that could not be read, `plan.json` (written last) the rest. A split is read once, however
-often the driver is killed. `<dataset>/_shards.json` keeps the number of shards for the dataset's life, so that rows
-added to the metadata fall into the same shards.
+often the driver is killed. `<dataset>/_shards.json` keeps the number of shards, so that rows added to the metadata fall
+into the same shards, or into parts of them where they are many.
 """
 
 from __future__ import annotations

@@ -18,17 +18,34 @@ from tables import Dataset
 
 SHARD_ROWS = 256
 MAX_SHARDS = 4096
+GROWTH = 4
 GROUP_ROWS = 1 << 16  # rows in memory at once
 MAX_GROUPS = 256  # files written side by side
 
 
 def shard_count(dataset: Dataset, wanted: int) -> int:
-    """A power of two, about SHARD_ROWS rows a shard; what the dataset's first plan chose holds for all later ones."""
-    kept = dataset.files.read_json(f"{dataset.path}/_shards.json")
-    if kept is None:
-        kept = {"shards": min(power_of_two(wanted / SHARD_ROWS), MAX_SHARDS)}
-        dataset.files.write_json(f"{dataset.path}/_shards.json", kept)
-    return int(kept["shards"])
+    """A power of two, about SHARD_ROWS rows a shard.
+
+    A dataset keeps the number that its first plan chose, until a plan wants so many more rows that its shards would be
+    GROWTH times too large: then each is split.
+    """
+    needed = min(power_of_two(wanted / SHARD_ROWS), MAX_SHARDS)
+    kept = (dataset.files.read_json(f"{dataset.path}/_shards.json") or {"shards": 0})["shards"]
+    if needed <= GROWTH * kept:
+        return int(kept)
+    dataset.files.write_json(f"{dataset.path}/_shards.json", {"shards": needed})
+    return needed
+
+
+def shard_name(shards: int, index: int) -> str:
+    """Name of one of so many shards; it tells the shards that this one was split from."""
+    return f"s{shards.bit_length() - 1:02d}_{index:04d}"
+
+
+def lineage(shard: str) -> tuple[str, ...]:
+    """The shard, and those that it was or may have been split from: where rows of its photos may lie."""
+    bits, index = (int(n) for n in shard[1:].split("_"))
+    return tuple(shard_name(1 << b, index & ((1 << b) - 1)) for b in range(bits, -1, -1))
 
 
 def power_of_two(least: float) -> int:
@@ -78,7 +95,7 @@ def write_shards(rows: pa.Table, shards: int) -> tuple[bytes, list[str]]:
     with pq.ParquetWriter(sink, WANTED, compression="zstd") as out:
         for a, b in zip(first, [*first[1:], len(rows)], strict=True):
             out.write_table(rows.slice(a, b - a).select(WANTED.names), row_group_size=b - a)
-    return sink.getvalue().to_pybytes(), [f"s{s:04d}" for s in found]
+    return sink.getvalue().to_pybytes(), [shard_name(shards, int(s)) for s in found]
 
 
 def _grouped(tables: Iterable[pa.Table], column: str, count: int, folder: Path) -> Iterator[pa.Table]:

@@ -7,6 +7,7 @@ A dataset's name is the fingerprint of what it was made from: another config is 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import uuid
@@ -177,18 +178,13 @@ class Dataset:
             self.files.write_json(f"{self.path}/_dataset.json", {**described, "identity": dict(self.identity)})
 
     def _digest(self, rows: pa.Table) -> str:
-        import hashlib
-
         keep = [c for c in rows.column_names if c not in VOLATILE.get(self.table, set())]
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, rows.select(keep).schema) as out:
-            out.write_table(rows.select(keep).combine_chunks())
-        return hashlib.sha256(sink.getvalue()).hexdigest()[:16]
+        return _content_digest(rows.select(keep))
 
     # -- reading ----------------------------------------------------------------------------------------------
 
-    def parts(self, prefix: str = "") -> list[str]:
-        """Names of the committed parts that begin with `prefix`, in order."""
+    def parts(self, prefix: str | tuple[str, ...] = "") -> list[str]:
+        """Names of the committed parts that begin with `prefix` or one of these, in order."""
         names = self.files.names(f"{self.path}/_manifests", ".json")
         return [n.removesuffix(".json") for n in names if n.startswith(prefix)]
 
@@ -203,9 +199,7 @@ class Dataset:
         """Hash of the committed content, the same whenever and wherever it was made."""
         overlay = self.files.read(f"{self.path}/_overlay.parquet")
         parts = [(p, m["digest"]) for p, m in self.manifests().items()]
-        over = None
-        if overlay:
-            over = pq.read_table(pa.BufferReader(overlay)).to_pylist()
+        over = _content_digest(pq.read_table(pa.BufferReader(overlay))) if overlay else None
         return fingerprint({"dataset": self.fingerprint, "parts": parts, "overlay": over})
 
     def finished(self) -> dict[str, Any] | None:
@@ -264,6 +258,13 @@ def _leaves(schema: pa.Schema) -> list[str]:
     """Paths of the Parquet columns of a schema of flat columns and lists of them."""
     nested = (pa.types.is_list, pa.types.is_fixed_size_list)
     return [f"{f.name}.list.element" if any(is_(f.type) for is_ in nested) else f.name for f in schema]
+
+
+def _content_digest(rows: pa.Table) -> str:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as out:
+        out.write_table(rows.combine_chunks())
+    return hashlib.sha256(sink.getvalue()).hexdigest()[:16]
 
 
 def unique_rows(rows: pa.Table, keys: Sequence[str]) -> pa.Table:

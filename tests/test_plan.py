@@ -15,6 +15,7 @@ from test_sources import v2
 from pipelines import plan as plan_module
 from pipelines import plan_shards
 from pipelines.plan import make_plan, needs_ray
+from pipelines.plan_shards import lineage
 from pipelines.sources import WANTED, check_source, splits
 from tables import InputError, Lake
 
@@ -56,7 +57,7 @@ def test_every_wanted_row_is_in_one_shard(source):
     source.write([*lines, v2(key="7", title="deer+again"), v2(key="x", tags="cat", title=""), "cut row"])
     plan = source.plan()
     assert plan.counts == {"lines": 3003, "rejected": 1, "dropped": {"repeated": 1, "words": 1}, "wanted": 3000}
-    assert plan.shards == [f"s{i:04d}" for i in range(16)]
+    assert plan.shards == [f"s04_{i:04d}" for i in range(16)]
     for name in plan.shards:
         shard = plan.shard(name)
         assert shard.schema.equals(WANTED)
@@ -84,19 +85,24 @@ def test_the_first_row_of_a_photo_wins_over_ranges(source):
     assert not needs_ray(options, other)
 
 
-def test_shards_stay_when_rows_are_added(source):
+def test_shards_stay_when_rows_are_added_and_are_split_when_these_are_many(source):
     lines = [v2(key=str(k)) for k in range(600)]
     source.write(lines)
     first = source.plan()
     before, old = where(first), rows_of(first)
-    source.write([*lines, *(v2(key=str(1000 + k)) for k in range(5000))])
+    assert {lineage(name)[0] for name in first.shards} == set(first.shards)
+    source.write([*lines, *(v2(key=str(1000 + k)) for k in range(2000))])
     second = source.plan()
     after = where(second)
     assert second.path != first.path
-    assert len(after) == 5600
+    assert len(after) == 2600
     assert second.shards == first.shards
     assert {k: after[k] for k in before} == before
     assert rows_of(first) == old
+    source.write([*lines, *(v2(key=str(1000 + k)) for k in range(5000))])
+    third = where(source.plan())
+    assert len(set(third.values())) == 32
+    assert all(before[k] in lineage(third[k]) for k in before)
 
 
 def test_the_same_plan_is_there_at_once(source, monkeypatch):
