@@ -48,8 +48,7 @@ class _Array:
         _, shape, kind, by_columns, data = self.state
         if isinstance(data, list):  # of objects
             return _plain(data)
-        data = data.encode("latin1") if isinstance(data, str) else bytes(data)
-        flat = np.frombuffer(data, kind.value())
+        flat = np.frombuffer(_raw(data), kind.value())
         if flat.size != math.prod(shape):
             raise ValueError(f"an array of {flat.size} numbers has the shape {shape}")
         return flat.reshape(shape, order="F" if by_columns else "C").copy()
@@ -82,8 +81,7 @@ class _Scalar:
         raise ValueError("a number with a state")
 
     def value(self) -> Any:
-        data = self.data.encode("latin1") if isinstance(self.data, str) else bytes(self.data)
-        return np.frombuffer(data, self.kind.value())[0].item()
+        return np.frombuffer(_raw(self.data), self.kind.value())[0].item()
 
 
 class _Bytes:
@@ -95,8 +93,16 @@ class _Bytes:
     def __setstate__(self, state: Any) -> None:
         raise ValueError("bytes with a state")
 
-    def __bytes__(self) -> bytes:
-        return self.data
+
+def _raw(data: Any) -> bytes:
+    """The bytes of an array, which Python 2 wrote as a text."""
+    if isinstance(data, str):
+        return data.encode("latin1")
+    if isinstance(data, _Bytes):
+        return data.data
+    if isinstance(data, bytes):
+        return data
+    raise ValueError(f"an array out of a {type(data).__name__}")
 
 
 class _Name:
@@ -138,7 +144,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (_Array, _Scalar, _Kind)):
         return value.value()
     if isinstance(value, _Bytes):
-        return bytes(value)
+        return value.data
     if isinstance(value, dict):
         return {_plain(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

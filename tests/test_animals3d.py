@@ -187,6 +187,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_none(tmp_path: Path) -
         b"cnumpy.core.multiarray\n_reconstruct\n(S'a'\ntRN}b.",  # a state that is none
         b"cnumpy.core.multiarray\n_reconstruct\n(tR(I1\n(I5\ntcnumpy\ndtype\n(S'f8'\ntRI0\nS'12345678'\ntb.",  # too few
         b"cnumpy.core.multiarray\n_reconstruct\n(tR(I1\n(I1\ntcnumpy\ndtype\n(S'O8'\ntRI0\nS'12345678'\ntb.",  # objects
+        b"cnumpy.core.multiarray\n_reconstruct\n(tR(I1\n(I1\ntcnumpy\ndtype\n(S'f8'\ntRI0\nI99999999\ntb.",  # a number
         b"cnumpy.core.multiarray\n_reconstruct\n}(S'__setstate__'\nI1\nu}(S'__init__'\nI1\nu\x86b.",  # of the class
         b"cnumpy\ndtype\n(S'f8'\ntRS'x'\nb.",
         b"c__builtin__\nset\n.",
