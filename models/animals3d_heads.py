@@ -53,9 +53,11 @@ class Animals3dHeads(nn.Module):
         self.angle = Grouped(hypotheses * parts, features, 2)
         with torch.no_grad():
             self.angle.bias[:, 0] = 1.0
-        starts = [torch.tensor([0.7071, 0.7071, 0.0, 0.0])]  # 90 degrees about x: from the front
+        # From the front, and on by 45 degrees each. (The reference writes these quaternions with four digits.)
+        x, y = torch.eye(3)[:2]
+        starts = [axis_angle_to_quat(x, torch.tensor(math.pi / 2))]
         for _ in range(1, hypotheses):
-            starts.append(quat_multiply(torch.tensor([0.9239, 0.0, 0.3827, 0.0]), starts[-1]))  # on by 45 about y
+            starts.append(quat_multiply(axis_angle_to_quat(y, torch.tensor(math.pi / 4)), starts[-1]))
         self.register_buffer("starts", torch.stack(starts), persistent=False)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
