@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tables import InputError
@@ -28,9 +28,6 @@ class Animal(NamedTuple):
     keypoints: list[float]
     camera: list[float] | None = None
     segmentation: Any = None
-
-
-Reader = Callable[..., Iterable[Animal]]
 
 
 def photos_of(animals: Iterable[Animal], path: str, folder: str, ids: Container[str] | None) -> list[dict[str, Any]]:
