@@ -27,8 +27,8 @@ from trainers.masks import CONTOUR, mask_in_window, mask_targets, masks_digest
 from trainers.steps import ACSMTask
 
 LOSSES = {
-    "warm_up": 0.0, "cycle": 1.0, "visibility": 1.0, "coverage": 10.0, "consistency": 0.1, "segmentation": 1.0,
-    "entropy": 0.05, "rotation": 0.1,
+    "keypoints_first": 0.0, "warm_up": 0.0, "cycle": 1.0, "visibility": 1.0, "coverage": 10.0, "consistency": 0.1,
+    "segmentation": 1.0, "entropy": 0.05, "rotation": 0.1,
 }  # fmt: skip
 STILL = {"rotate": 0.0, "zoom": 0.0, "shift": 0.0, "flip": 0.0, "colour": 0.0}
 MOVED = {"rotate": 20.0, "zoom": 0.2, "shift": 0.1, "flip": 0.5, "colour": 0.0}
@@ -101,15 +101,15 @@ def test_masks_alone_pull_the_mesh_into_place(labelled: tuple[Instances, Templat
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3)
     for step in range(30):
         optimizer.zero_grad()
-        made.loss(drawn(made, step), (False, False)).backward()
+        made.loss(drawn(made, step), (False, True, False)).backward()
         optimizer.step()
     assert evaluate_acsm(net.eval(), labelled[0])["miou"] > before + 0.1
 
 
 def test_every_parameter_learns_and_every_loss_has_a_gradient(labelled: tuple[Instances, Template]) -> None:
     made = task(labelled, 3, MOVED)
-    parts = made.parts(drawn(made), (True, False))
-    assert list(parts) == ["keypoints", *(n for n in LOSSES if n != "warm_up")]
+    parts = made.parts(drawn(made), (True, True, False))
+    assert list(parts) == ["keypoints", *(n for n in LOSSES if n not in ("keypoints_first", "warm_up"))]
     for name, loss in parts.items():
         made.model.zero_grad()
         loss.backward(retain_graph=True)
@@ -117,7 +117,7 @@ def test_every_parameter_learns_and_every_loss_has_a_gradient(labelled: tuple[In
         assert all(torch.isfinite(g).all() for g in gradients), name
         assert any(g.any() for g in gradients), name
     made.model.zero_grad()
-    made.loss(drawn(made), (True, False)).backward()
+    made.loss(drawn(made), (True, True, False)).backward()
     assert [n for n, p in made.model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
@@ -168,10 +168,10 @@ def test_an_image_without_a_mask_adds_its_keypoints_alone(labelled: tuple[Instan
     made = task(labelled, 1)
     made.model.eval()
     batch = drawn(made, items=3)
-    whole = made.parts(batch, (True, False))
-    alone = made.parts({n: t[:1] for n, t in batch.items()}, (True, False))
-    one = made.parts({**batch, "mask": torch.tensor([int(batch["mask"][0]), -1, -1])}, (True, False))
-    none = made.parts({**batch, "mask": torch.full((3,), -1)}, (True, False))
+    whole = made.parts(batch, (True, True, False))
+    alone = made.parts({n: t[:1] for n, t in batch.items()}, (True, True, False))
+    one = made.parts({**batch, "mask": torch.tensor([int(batch["mask"][0]), -1, -1])}, (True, True, False))
+    none = made.parts({**batch, "mask": torch.full((3,), -1)}, (True, True, False))
     for name in ("cycle", "visibility", "coverage", "consistency", "segmentation"):
         torch.testing.assert_close(one[name], alone[name], atol=1e-5, rtol=1e-4)
         assert float(none[name].detach()) == 0
@@ -180,16 +180,27 @@ def test_an_image_without_a_mask_adds_its_keypoints_alone(labelled: tuple[Instan
 
 
 def test_while_it_warms_up_no_hypothesis_is_preferred(labelled: tuple[Instances, Template]) -> None:
-    made = task(labelled, 3, warm_up=0.5)
-    assert [made.phase(p) for p in (0.0, 0.2, 0.6)] == [(False, True), (True, True), (True, False)]
+    made = task(labelled, 3, warm_up=0.5, keypoints_first=0.2)
+    phases = [(False, False, True), (True, False, True), (True, True, True), (True, True, False)]
+    assert [made.phase(p) for p in (0.0, 0.15, 0.6, 0.75)] == phases
     made.model.eval()
     with torch.no_grad():
-        parts, later = (made.parts(drawn(made), (True, warm)) for warm in (True, False))
+        parts, later = (made.parts(drawn(made), (True, True, warm)) for warm in (True, False))
     for name in ("cycle", "visibility", "entropy"):
         assert float(parts[name]) == 0
         assert float(later[name]) != 0
     assert float(parts["coverage"]) == pytest.approx(float(later["coverage"]))
     assert float(parts["keypoints"]) != pytest.approx(float(later["keypoints"]), rel=1e-6)
+
+
+def test_first_come_keypoints_alone(labelled: tuple[Instances, Template]) -> None:
+    made = task(labelled, 2)
+    alone = ACSMTask(made.model, labelled[0], SIZE, STILL, "cpu", rigid=0.0, weight=3.0, robust=0.0)
+    made.model.eval()
+    parts = made.parts(drawn(made), (True, False, True))
+    assert list(parts) == ["keypoints"]
+    torch.testing.assert_close(parts["keypoints"], alone.loss(drawn(made), True))
+    torch.testing.assert_close(parts["keypoints"], made.parts(drawn(made), (True, True, False))["keypoints"])
 
 
 def test_keypoint_training_never_draws(labelled: tuple[Instances, Template], monkeypatch: pytest.MonkeyPatch) -> None:

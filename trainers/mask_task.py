@@ -36,8 +36,9 @@ class MaskTask(ACSMTask):
 
     Args:
         targets: masks of the instances, one at least.
-        losses: weight of each loss, and `warm_up`: for this first share of the steps cycle, visibility and entropy do
-            not count and all hypotheses are equally probable.
+        losses: weight of each loss; `keypoints_first`: share of the steps, the first, on keypoints alone (a mesh that
+            faces the wrong way cannot turn round once it has to cover a mask); `warm_up`: for this share of the steps
+            after them cycle, visibility and entropy do not count and all hypotheses are equally probable.
     """
 
     replay = False  # how many pixels the mesh covers decides what runs
@@ -55,7 +56,7 @@ class MaskTask(ACSMTask):
     ) -> None:
         super().__init__(model, data, image_size, augment, device, **kwargs)
         self.losses = {name: float(weight) for name, weight in losses.items()}
-        self.warm_up = self.losses.pop("warm_up")
+        self.keypoints_first, self.warm_up = self.losses.pop("keypoints_first"), self.losses.pop("warm_up")
         self.place = torch.from_numpy(targets.place)
         self.contours = torch.from_numpy(targets.contours)
         self.masks = torch.from_numpy(targets.masks).to(device)
@@ -63,7 +64,8 @@ class MaskTask(ACSMTask):
         self.faces = torch.from_numpy(np.array(model.template.faces, np.int64)).to(device)
 
     def phase(self, progress: float) -> Hashable:
-        return progress >= self.rigid, progress < self.warm_up
+        with_masks = progress - self.keypoints_first
+        return progress >= self.rigid, with_masks >= 0, with_masks < self.warm_up
 
     def draw(self, index: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
         drawn = super().draw(index, generator)
@@ -76,7 +78,9 @@ class MaskTask(ACSMTask):
 
     def parts(self, drawn: Drawn, phase: Hashable) -> dict[str, torch.Tensor]:
         """Each loss with its weight; they sum to `loss`."""
-        articulate, warm = cast(tuple[bool, bool], phase)
+        articulate, with_masks, warm = cast(tuple[bool, bool, bool], phase)
+        if not with_masks:
+            return {"keypoints": super().loss(drawn, articulate)}
         out = self.model(self.images(drawn), articulate=articulate, mesh=True)
         # Geometry stays in full precision, as in the network.
         with torch.autocast(out.camera.device.type, enabled=False):
