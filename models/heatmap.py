@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from models.resnet import ResNet
+from tables import InputError
 
 
 def upsampler(inputs: int, channels: int) -> nn.Sequential:
@@ -82,29 +83,41 @@ def gaussian_targets(points: torch.Tensor, visible: torch.Tensor, size: int, sig
     return maps * (visible > 0)[..., None, None]
 
 
-def decode(heatmaps: torch.Tensor) -> torch.Tensor:
+def decode(heatmaps: torch.Tensor, compat: str | None = None) -> torch.Tensor:
     """Sub-pixel peaks [B,K,3]: x, y in the network frame [-1,1], and the peak's height clipped to [0,1].
 
     The logarithm of a Gaussian is a parabola, so a parabola through the logs of the peak and its two neighbours on
-    each axis gives a Gaussian's centre exactly (Zhang et al. 2020 use the same expansion). At the border the
-    cell's centre is kept.
+    each axis gives a Gaussian's centre exactly (Zhang et al. 2020 use the same expansion). A peak in the first or last
+    cell has one neighbour: there it goes through the peak and the next two. The result stays within the peak's cell.
+
+    Args:
+        heatmaps: [B,K,h,w], at least three cells a side.
+        compat: `animals3d` takes the upper left corner of the peak's cell, as the reference does: half a cell too far
+            up and left on average (METHOD 4.5 and 10.1, 8). None decodes as said above.
+
+    Raises:
+        InputError: `compat` is something else.
     """
+    if compat not in (None, "animals3d"):
+        raise InputError("compat", compat, "use animals3d or null")
     b, k, h, w = heatmaps.shape
     flat = heatmaps.reshape(b * k, h * w)
     peak, index = flat.max(-1)
     y, x = index // w, index % w
+    if compat:
+        out = torch.stack([x / w * 2 - 1, y / h * 2 - 1, peak.clamp(0, 1)], -1)
+        return out.view(b, k, 3)
     logs = flat.clamp_min(1e-6).log()
 
-    def offset(step: int, inside: torch.Tensor) -> torch.Tensor:
-        lo = logs.gather(1, (index - step).clamp(0, h * w - 1)[:, None])[:, 0]
-        hi = logs.gather(1, (index + step).clamp(0, h * w - 1)[:, None])[:, 0]
-        mid = logs.gather(1, index[:, None])[:, 0]
+    def centre(cell: torch.Tensor, cells: int, step: int) -> torch.Tensor:
+        inner = cell.clamp(1, cells - 2)
+        at = index + (inner - cell) * step
+        lo, mid, hi = (logs.gather(1, (at + s)[:, None])[:, 0] for s in (-step, 0, step))
         curve = 2 * mid - lo - hi
-        shift = torch.where(curve > 1e-6, 0.5 * (hi - lo) / curve.clamp_min(1e-6), torch.zeros_like(mid))
-        return torch.where(inside, shift.clamp(-0.5, 0.5), torch.zeros_like(mid))
+        shift = (inner - cell + 0.5 * (hi - lo) / curve.clamp_min(1e-6)).clamp(-0.5, 0.5)
+        return cell + 0.5 + torch.where(curve > 1e-6, shift, torch.zeros_like(shift))
 
-    px = x + offset(1, (x > 0) & (x < w - 1)) + 0.5
-    py = y + offset(w, (y > 0) & (y < h - 1)) + 0.5
+    px, py = centre(x, w, 1), centre(y, h, w)
     out = torch.stack([px / w * 2 - 1, py / h * 2 - 1, peak.clamp(0, 1)], -1)
     return out.view(b, k, 3)
 
