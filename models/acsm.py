@@ -147,7 +147,8 @@ class ACSM(nn.Module):
 
     def _as_animals3d(self, features: int) -> None:
         self.heads = Animals3dHeads(features, self.hypotheses, self.parts)
-        self.axes = nn.Parameter(self.axes.detach().repeat(self.hypotheses, 1, 1))  # each hypothesis has its own
+        if self.hypotheses > 1:
+            self.axes = nn.Parameter(self.axes.detach().repeat(self.hypotheses, 1, 1))  # each hypothesis has its own
         for m in (*self.squeeze, *self.encode):
             if isinstance(m, nn.Linear | nn.Conv2d):
                 nn.init.normal_(m.weight, std=0.02)
