@@ -252,6 +252,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
                 **os.environ,
                 "SSL_CERT_FILE": trust(folder, certificate),
                 "RAY_AUTH_MODE": "disabled",
+                "RAY_worker_niceness": "0",  # else a busy machine leaves its workers the time that nobody wants
                 "NO_ALBUMENTATIONS_UPDATE": "1",
             }
             for case in args.cases:
