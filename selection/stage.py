@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from selection.criteria import CRITERIA
 from selection.policy import check, rank, scored
+from selection.quota import Rules
 from tables import KEYS, Dataset, InputError, Lake, schema, unique_rows
 
 
@@ -24,14 +25,15 @@ def select_round(
     criterion: str,
     top_n: int,
     round: int,
-    **params: Any,
+    **policy: Any,
 ) -> Dataset:
     """Rank one round's pseudo-labels and commit the selection; done already means nothing to do.
 
     Args:
         pseudo: committed `pseudo_labels`; rows of other rounds are left out, a null round is 0.
         instances: where the boxes are; an instance without one is never selected.
-        params: the criterion's parameters (`selection.score`).
+        policy: the criterion's parameters and `Rules`, as in `selection.select`; `per_user` looks the authors of the
+            instances' photos up in the lake.
 
     Returns:
         The finished `selections` dataset, in a slot of its own for each criterion and round.
@@ -39,10 +41,13 @@ def select_round(
     Raises:
         InputError: unknown criterion, bad `top_n`, a column the criterion needs is not in `pseudo_labels`.
     """
-    check(criterion, top_n)
+    check(criterion, top_n, **policy)
+    rules, params = Rules.split(policy)
     sources = [instances] if isinstance(instances, Dataset) else list(instances)
     state = {"pseudo_labels": pseudo.state(), "instances": [s.state() for s in sources]}
     identity = {"criterion": criterion, "top_n": top_n, "round": round, "params": params, "input": state}
+    if rules.given():
+        identity["rules"] = rules.given()
     identity["pseudo_labels"] = pseudo.fingerprint  # what a training on this selection looks up
     output = lake.dataset("selections", pseudo.category, identity, slot=f"{criterion} round={round}")
     if output.is_finished(output.fingerprint):
@@ -51,21 +56,35 @@ def select_round(
     parts = pseudo.manifests()
     if not parts:
         raise InputError("pseudo_labels", pseudo.category, f"nothing is committed in {lake.uri}/{pseudo.path}")
-    boxes = pa.concat_tables([s.read(["instance_id", "bbox"]) for s in sources])
+    beside = pa.concat_tables([s.read(["instance_id", "bbox", "photo_id"]) for s in sources])
+    if rules.per_user is not None:
+        beside = _with_authors(beside, lake, pseudo.category)
     # `keypoints` goes along for the number of joints.
     wanted = {"keypoints", "instance_id", "round", *CRITERIA[criterion].columns}
+    if rules.gate is not None:
+        wanted.add("keypoints_3d")
     columns = [c for c in schema("pseudo_labels").names if c in wanted]
-    parts_scored = [scored(_with_boxes(pseudo.read(columns, [part]), boxes), criterion, **params) for part in parts]
+    parts_scored = [scored(_beside(pseudo.read(columns, [part]), beside), criterion, **policy) for part in parts]
     # A key may stand in two parts after a restart.
     rows = unique_rows(pa.concat_tables(parts_scored), KEYS["pseudo_labels"])
     rows = rows.filter(pc.equal(rows["round"], round))
-    kept = rank(rows, criterion, top_n)
+    kept = rank(rows, criterion, top_n, **policy)
     output.write("all", kept, schema("selections"))
     output.finish(output.fingerprint, {"rows": len(kept), "selected": sum(kept["selected"].to_pylist())})
     return output
 
 
-def _with_boxes(rows: Any, boxes: Any) -> Any:
-    import pyarrow.compute as pc
+def _beside(rows: pa.Table, instances: pa.Table) -> pa.Table:
+    """The rows with the other columns of their instance, null where there is none."""
+    where = pc.index_in(rows["instance_id"], instances["instance_id"])
+    for name in instances.column_names:
+        if name not in rows.column_names:
+            rows = rows.append_column(name, instances[name].take(where))
+    return rows
 
-    return rows.append_column("bbox", boxes["bbox"].take(pc.index_in(rows["instance_id"], boxes["instance_id"])))
+
+def _with_authors(instances: pa.Table, lake: Lake, category: str) -> pa.Table:
+    photos = pa.concat_tables([d.read(["photo_id", "author"]) for d in lake.datasets("photos", category)])
+    return instances.append_column(
+        "author", photos["author"].take(pc.index_in(instances["photo_id"], photos["photo_id"]))
+    )
