@@ -177,6 +177,14 @@ def test_sample_normalises_and_is_zero_outside() -> None:
     assert images[0, :, 0, 0].abs().max() == 0
 
 
+def test_autocast_leaves_places_alone() -> None:
+    crops = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), dtype=np.uint8))
+    matrix = affine(2, 1.07, 0.3, torch.tensor([[0.03, -0.02]] * 2))
+    exact = sample(crops, matrix, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(sample(crops, matrix, 64), exact)
+
+
 # -- photos ---------------------------------------------------------------------------------------------------------
 
 COLOURS = {"red": (220, 20, 30), "green": (20, 180, 40), "blue": (30, 40, 210), "white": (240, 240, 240)}

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import copy
-import datetime
 import math
-import os
-import time
 from collections.abc import Callable, Hashable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing
 from torch import nn
 
 from models.heatmap import PoseNet
@@ -31,10 +27,9 @@ class Toy:
 
     replay = True
 
-    def __init__(self, seed: int = 0, noise: float = 0.1, norm: bool = True) -> None:
+    def __init__(self, seed: int = 0, noise: float = 0.1, norm: type[nn.Module] = nn.BatchNorm1d) -> None:
         torch.manual_seed(seed)
-        middle: nn.Module = nn.BatchNorm1d(8) if norm else nn.Identity()
-        self.model: nn.Module = nn.Sequential(nn.Linear(4, 8), middle, nn.ReLU(), nn.Linear(8, 2))
+        self.model: nn.Module = nn.Sequential(nn.Linear(4, 8), norm(8), nn.ReLU(), nn.Linear(8, 2))
         data = torch.Generator().manual_seed(1)
         self.x, self.y = torch.randn(ITEMS, 4, generator=data), torch.randn(ITEMS, 2, generator=data)
         self.noise = noise
@@ -178,10 +173,12 @@ def crops(n: int = 6) -> Instances:
     )
 
 
+AUGMENT = {"rotate": 30, "zoom": 0.2, "shift": 0.1, "flip": 0.5, "colour": 0.3}
+
+
 def pose_task(seed: int = 0) -> PoseTask:
     torch.manual_seed(seed)
-    augment = {"rotate": 30, "zoom": 0.2, "shift": 0.1, "flip": 0.5, "colour": 0.3}
-    return PoseTask(PoseNet(16, width=8, channels=16), crops(), 64, augment, "cpu", sigma=1.0)
+    return PoseTask(PoseNet(16, width=8, channels=16), crops(), 64, AUGMENT, "cpu", sigma=1.0)
 
 
 def test_a_real_network_resumes_exactly_in_the_devices_own_precision(tmp_path: Path) -> None:
@@ -190,6 +187,24 @@ def test_a_real_network_resumes_exactly_in_the_devices_own_precision(tmp_path: P
     with pytest.raises(Stop):
         fit(pose_task(), how, at, on_step=stop_at(3))
     assert_equal(fit(pose_task(), how), fit(pose_task(8), how, at))
+
+
+def test_crops_that_stay_on_the_host_train_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    how = plan(steps=2)
+    there = fit(pose_task(), how)
+    monkeypatch.setattr("trainers.steps.fits", lambda nbytes, device: False)
+    assert_equal(there, fit(pose_task(), how))
+
+
+def test_labels_are_drawn_in_full_precision() -> None:
+    task = pose_task()
+    with torch.autocast("cpu", torch.bfloat16):
+        drawn = task.draw(torch.arange(4), torch.Generator().manual_seed(1))
+    assert {n: t.dtype for n, t in drawn.items()} == {
+        "index": torch.int64, "matrix": torch.float32, "gain": torch.float32, "offset": torch.float32,
+        "points": torch.float32, "weight": torch.float32,
+    }  # fmt: skip
+    assert all(len(t) == 4 for t in drawn.values())
 
 
 def test_seeds_decide_everything() -> None:
@@ -315,49 +330,17 @@ def test_precision_by_name() -> None:
     assert bfloat16("auto", "cpu") in (True, False)
 
 
-# -- two processes --------------------------------------------------------------------------------------------------
+# -- on a GPU -------------------------------------------------------------------------------------------------------
 
 
-def work(rank: int, folder: str) -> None:
-    """One of two ranks: trains, and leaves its weights, losses and batches in the folder."""
-    torch.set_num_threads(1)
-    rendezvous = f"file://{folder}/rendezvous"
-    wait = datetime.timedelta(seconds=60)
-    torch.distributed.init_process_group("gloo", rendezvous, rank=rank, world_size=2, timeout=wait)
-    for norm in (True, False):
-        task = Toy(noise=0.0, norm=norm)
-        losses: list[float] = []
-        kept = fit(task, PLAN, rank=rank, world=2, on_step=lambda done, loss, to=losses: to.append(loss))  # type: ignore[misc]
-        found = {"weights": dict(task.model.named_parameters()), "kept": dict(kept.named_parameters())}
-        torch.save({**found, "losses": losses, "seen": task.seen}, f"{folder}/{norm}-{rank}.pt")
-    torch.distributed.barrier()
-    # Gloo's threads may abort a process that ends in Python's own time; all that matters is written.
-    os._exit(0)
-
-
-def test_two_processes_train_one_network(tmp_path: Path) -> None:
-    if not torch.distributed.is_gloo_available():
-        pytest.skip("torch has no gloo here")
-    started = torch.multiprocessing.start_processes(work, (str(tmp_path),), nprocs=2, join=False, start_method="spawn")
-    deadline = time.monotonic() + 120
-    try:
-        while not started.join(timeout=1):
-            assert time.monotonic() < deadline, "two processes did not finish in time"
-    finally:
-        for process in started.processes:
-            if process.is_alive():
-                process.kill()
-    # Without batch norm two halves of a batch are the batch: the same network as one process trains.
-    alone = Toy(noise=0.0, norm=False)
-    fit(alone, PLAN)
-    for norm in (True, False):
-        a, b = (torch.load(tmp_path / f"{norm}-{rank}.pt", weights_only=False) for rank in (0, 1))
-        assert all(math.isfinite(v) for v in a["losses"] + b["losses"])
-        for name in ("weights", "kept"):
-            assert a[name].keys() == b[name].keys()
-            assert [k for k in a[name] if not torch.equal(a[name][k], b[name][k])] == []
-        for ours, theirs, both in zip(a["seen"], b["seen"], alone.seen, strict=True):
-            assert sorted(ours + theirs) == sorted(both)
-            assert len(ours) == len(theirs) == 2
-    for name, value in alone.model.named_parameters():
-        torch.testing.assert_close(a["weights"][name], value, rtol=1e-4, atol=1e-5)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_replayed_step_is_the_step() -> None:
+    curves = []
+    for replay in (False, True):
+        torch.manual_seed(0)
+        task = PoseTask(PoseNet(16, width=8, channels=16), crops(), 64, AUGMENT, "cuda", sigma=1.0)
+        task.replay, losses = replay, []
+        how = plan(steps=40, precision="float32", lr=1e-4)
+        fit(task, how, device="cuda", on_step=lambda done, loss, to=losses: to.append(loss))  # type: ignore[misc]
+        curves.append(losses)
+    np.testing.assert_allclose(*curves, rtol=1e-3)

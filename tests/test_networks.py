@@ -66,6 +66,17 @@ def test_resnet_strides_lie_where_torchvision_has_them() -> None:
         ResNet(20)
 
 
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (32, 96), (2, 4)])
+def test_the_first_convolution_by_blocks_is_the_first_convolution(height: int, width: int) -> None:
+    net = ResNet(18, width=16).double()
+    photos = torch.randn(2, 3, height, width, dtype=torch.float64, requires_grad=True)
+    plain, blocks = net.conv1(photos), net._by_blocks(photos)
+    torch.testing.assert_close(blocks, plain)
+    up = torch.randn_like(plain)
+    for a, b in zip(*(torch.autograd.grad(y, (net.conv1.weight, photos), up) for y in (plain, blocks)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize("size", [64, 96, 160])
 def test_networks_answer_at_a_quarter_of_the_resolution(size: int) -> None:
     images = torch.zeros(2, 3, size, size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 
 from models.crops import SEEN, stored_pixels, to_frame, window
 from models.photo import decode_photo
@@ -58,14 +60,18 @@ class Instances:
 def decode_crops(crops: Any, pixels: int) -> np.ndarray:
     """JPEG crops -> uint8 [N,pixels,pixels,3] RGB."""
     out = np.empty((len(crops), pixels, pixels, 3), np.uint8)
-    for i, data in enumerate(crops):
-        image = decode_photo(data)
+
+    def decode(i: int) -> None:
+        image = decode_photo(crops[i])
         if image is None:
             raise ValueError(f"crop {i} of {len(crops)} cannot be decoded")
         if image.shape[0] != pixels:
             shrink = image.shape[0] > pixels
             image = cv2.resize(image, (pixels, pixels), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
         out[i] = image
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # OpenCV decodes outside Python's lock
+        list(pool.map(decode, range(len(crops))))
     return out
 
 

@@ -97,6 +97,9 @@ def fit(
     model = task.model.to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay, fused=True)
+    if world > 1:
+        for t in model.state_dict().values():
+            torch.distributed.broadcast(t, 0)
     average = _average_of(model) if plan.ema else None
     done = _restore(checkpoint, model, average, optimizer, device) if checkpoint else 0
     model.train()
