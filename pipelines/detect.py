@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tables import Dataset, InputError, Lake, fingerprint
 from trainers.app import command
 
 VERSION = 2
-DETECTORS = ("own",)
 
 
 @command("detect")
@@ -17,52 +16,69 @@ def main(cfg: Any) -> None:
     from omegaconf import OmegaConf
     from rich.console import Console
 
+    from pipelines.detectors import DETECTORS
     from pipelines.model_files import pick_model
 
-    check_detector(cfg.detector)
+    check_detector(cfg.detector, DETECTORS)
     lake = Lake(cfg.lake)
     photos = lake.latest("photos", cfg.category, cfg.photos)
-    model = pick_model(lake, "detector", cfg.category, cfg.model, "model")
+    model = cfg.model
+    if cfg.detector == "own":
+        model = pick_model(lake, "detector", cfg.category, model, "model")
+    elif not model:
+        raise InputError("model", "null", f"name the model that detector={cfg.detector} runs")
     rules: Any = OmegaConf.to_container(cfg.detect, resolve=True)
-    made = detect(lake, cfg.category, photos, model, rules, cfg.resources)
+    made = detect(lake, cfg.category, photos, model, rules, cfg.resources, cfg.detector)
     Console().print(f"{cfg.category}: {(made.finished() or {})['summary']} in {lake.uri}/{made.path}")
 
 
-def check_detector(name: str) -> None:
-    """Raise InputError for a detector we do not have."""
-    if name not in DETECTORS:
-        raise InputError("detector", name, f"use one of {', '.join(DETECTORS)}")
+def check_detector(name: str, known: Sequence[str] = ("own",)) -> None:
+    """Raise InputError for a detector that is not among `known`: the loop trains its own."""
+    if name not in known:
+        raise InputError("detector", name, f"use {' or '.join(known)}")
 
 
-def detect(lake: Lake, category: str, photos: Dataset, model: str, rules: Mapping[str, Any], resources: Any) -> Dataset:
+def detect(
+    lake: Lake,
+    category: str,
+    photos: Dataset,
+    model: str,
+    rules: Mapping[str, Any],
+    resources: Any,
+    detector: str = "own",
+) -> Dataset:
     """Detect in every photo that is not a failure or a duplicate; return the finished `instances` dataset.
 
     Photos that look alike are told apart here, where they are decoded anyway: the instances of a near duplicate name
     the photo that stays in `duplicate_of`, and later stages leave them out.
 
     Args:
-        model: path of a detector checkpoint.
+        model: path or name of the detector's model.
         rules: the `detect` section of the config.
+        detector: which detector, of `pipelines.detectors`.
 
     Raises:
-        InputError: `detect.radius` is not a number of bits.
+        InputError: a rule is out of range, the detector does not know the animal, or it cannot be loaded.
     """
-    radius = rules["radius"]
-    if type(radius) is not int or not 0 <= radius <= 63:
-        raise InputError("detect.radius", radius, "a whole number of bits between 0 and 63")
-    from models.checkpoint import weights_digest
-    from pipelines.detect_worker import DetectWorker
-    from pipelines.stage import parts_as_units, run_stage
+    from pipelines.detect_rules import Rules, in_force, wanted_classes
+    from pipelines.detectors import identity, open_detector
 
-    weights = fingerprint({"weights": weights_digest(model), "rules": dict(rules), "version": VERSION})
-    identity = {"stage": "detect", "detector": weights, "photos": photos.fingerprint}
-    instances = lake.dataset("instances", category, identity)
+    checked = Rules.read(rules)
+    answers = fingerprint({**identity(detector, model), "rules": in_force(rules), "version": VERSION})
+    instances = lake.dataset(
+        "instances", category, {"stage": "detect", "detector": answers, "photos": photos.fingerprint}
+    )
     state = photos.state()
     if not instances.is_finished(state):
-        args = {"photos": photos, "instances": instances, "model": model, "detector": weights}
-        args |= {"category": category, "rules": dict(rules)}
+        from pipelines.detect_worker import DetectWorker
+        from pipelines.stage import parts_as_units, run_stage
+
+        # Once here: what cannot be loaded or does not know the animal is said in one line, before any actor starts.
+        wanted_classes(open_detector(detector, model, checked, "cpu").names, checked.classes, category)
+        args = {"photos": photos, "instances": instances, "model": model, "detector": answers}
+        args |= {"category": category, "rules": dict(rules), "kind": detector}
         totals = run_stage(instances, parts_as_units(photos), DetectWorker, args, resources, state, finish=False)
-        totals["near_duplicates"] = mark_near_duplicates(instances, radius)
+        totals["near_duplicates"] = mark_near_duplicates(instances, checked.radius)
         instances.finish(state, totals)
     return instances
 

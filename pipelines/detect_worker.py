@@ -3,79 +3,107 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import torch
 
-from models.checkpoint import load_checkpoint
-from models.heatmap import decode_boxes
-from models.photo import decode_photo, letterbox, normalise
+from models.photo import decode_photo
+from pipelines.detect_rules import Rules, sift, wanted_classes
+from pipelines.detectors import PIXELS, Careful, Found, batches, open_detector
 from pipelines.label_worker import crop_fields, rows_to_table
+from pipelines.photo_checks import check_photo
 from pipelines.photo_resize import dhash
 from tables import Dataset, instance_id, schema
 
-BATCH = 16
+
+class Shot(NamedTuple):
+    """A decoded photo and its place in the part."""
+
+    place: int
+    row: dict[str, Any]
+    image: np.ndarray
 
 
 class DetectWorker:
     """Finds the animals in one part of `photos` and commits one part of `instances`.
 
+    A photo that cannot be looked at costs its own rows only. It is counted under its reason (`truncated`, `not_image`,
+    `bomb`, `undecodable`, or `poison` where it made something raise), and the part's manifest names it under `lost`.
+
     Args:
-        rules: the `detect` section of the config.
+        model: path or name of the detector's model.
         detector: the detector's fingerprint, part of every instance id.
+        rules: the `detect` section of the config.
+        kind: which detector, of `pipelines.detectors`.
     """
 
     def __init__(
-        self, photos: Dataset, instances: Dataset, model: str, detector: str, category: str, rules: Mapping[str, Any]
+        self,
+        photos: Dataset,
+        instances: Dataset,
+        model: str,
+        detector: str,
+        category: str,
+        rules: Mapping[str, Any],
+        kind: str = "own",
     ) -> None:
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.net = load_checkpoint(model).to(self.device)
-        self.size = int(self.net.notes["job"]["settings"]["image_size"])  # type: ignore[index]
-        self.photos, self.instances, self.detector = photos, instances, detector
-        self.category, self.rules = category, rules
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.rules = Rules.read(rules)
+        self.net = open_detector(kind, model, self.rules, device)
+        self.wanted = wanted_classes(self.net.names, self.rules.classes, category)
+        self.find = Careful(self.net)
+        self.photos, self.instances, self.detector, self.category = photos, instances, detector, category
 
     def __call__(self, part: str, payload: Any) -> dict[str, int]:
-        rows = self.photos.read(["photo_id", "status", "duplicate_of", "sha256", "bytes"], [part]).to_pylist()
+        rows = self.photos.read(["photo_id", "status", "duplicate_of", "sha256", "bytes"], [part])
         counts: Counter[str] = Counter()
-        found: list[dict[str, Any]] = []
-        ready: list[tuple[dict[str, Any], np.ndarray]] = []
-        for row in rows:
+        lost: dict[str, str] = {}
+        found: dict[int, list[dict[str, Any]]] = {}
+        shots = self._decoded(rows, counts, lost)
+        for batch in batches((self.net.shape(*s.image.shape[:2]), s.image[..., 0].size, s) for s in shots):
+            for shot, answer in zip(batch, self.find([s.image for s in batch]), strict=True):
+                try:
+                    found[shot.place] = self._animals(shot, answer, counts)
+                except Exception as error:  # noqa: BLE001 - a poison photo is a lost row, the others go on
+                    counts["poison"] += 1
+                    lost[shot.row["photo_id"]] = f"poison: {type(error).__name__}: {str(error)[:200]}"
+        if 1 < counts["photos"] == counts["poison"]:
+            raise RuntimeError(f"the detector fails on every photo of {part}: {next(iter(lost.values()))}")
+        made = [row for place in sorted(found) for row in found[place]]
+        self.instances.write(part, rows_to_table(made, "instances"), schema("instances"), lost=lost)
+        return {**+counts, "instances": len(made)}
+
+    def _decoded(self, rows: pa.Table, counts: Counter[str], lost: dict[str, str]) -> Iterator[Shot]:
+        """The photos that are no failure and no duplicate, one after the other: few of them lie in memory at once."""
+        for place in range(len(rows)):
+            row = rows.slice(place, 1).to_pylist()[0]
             if row["status"] != "ok" or row["duplicate_of"]:
                 continue
-            image = decode_photo(row["bytes"])
-            counts["photos" if image is not None else "undecodable"] += 1
+            verdict = check_photo(row["bytes"] or b"", PIXELS)
+            image = decode_photo(row["bytes"]) if verdict.status == "ok" else None
             if image is not None:
-                ready.append((row, image))
-        for start in range(0, len(ready), BATCH):
-            found += self._detect(ready[start : start + BATCH], counts)
-        self.instances.write(part, rows_to_table(found, "instances"), schema("instances"))
-        counts["instances"] = len(found)
-        return dict(counts)
+                counts["photos"] += 1
+                yield Shot(place, {"photo_id": row["photo_id"], "sha256": row["sha256"]}, image)
+                continue
+            reason = "undecodable" if verdict.status == "ok" else verdict.status
+            counts[reason] += 1
+            lost[row["photo_id"]] = f"{reason}: {verdict.error}" if verdict.error else reason
 
-    @torch.inference_mode()
-    def _detect(self, batch: list[tuple[dict[str, Any], np.ndarray]], counts: Counter[str]) -> list[dict[str, Any]]:
-        boxed = [letterbox(image, self.size) for _, image in batch]
-        images = normalise(torch.from_numpy(np.stack([b[0] for b in boxed])).to(self.device))
-        output = self.net(images).float().cpu()
-        rules = self.rules
-        found = []
-        boxes = decode_boxes(output, float(rules["score"]), int(rules["most"]), float(rules["overlap"]))
-        for (row, image), (_, scale), (box, score) in zip(batch, boxed, boxes, strict=True):
-            height, width = image.shape[:2]
-            bits = dhash(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
-            for b, s in zip(box.double().numpy() / scale, score.tolist(), strict=True):
-                lo = np.clip(b[:2], 0, (width, height))
-                hi = np.clip(b[:2] + b[2:], 0, (width, height))
-                bbox = np.concatenate([lo, hi - lo]).astype(np.float32)
-                if bbox[2:].min() < float(rules["min_side"]):
-                    counts["too_small"] += 1
-                    continue
-                found.append({
-                    "instance_id": instance_id(row["sha256"], bbox, self.detector), "photo_id": row["photo_id"],
-                    "category": self.category, "score": s, "detector": self.detector, "dhash": bits,
-                    **crop_fields(image, bbox, int(rules["crop_px"])),
-                })  # fmt: skip
-        return found
+    def _animals(self, shot: Shot, answer: Found | Exception, counts: Counter[str]) -> list[dict[str, Any]]:
+        if isinstance(answer, Exception):
+            raise answer
+        height, width = shot.image.shape[:2]
+        bits = dhash(cv2.cvtColor(shot.image, cv2.COLOR_RGB2GRAY))
+        left = sift(answer, self.wanted, (width, height), self.rules, counts)
+        return [
+            {
+                "instance_id": instance_id(shot.row["sha256"], box, self.detector), "photo_id": shot.row["photo_id"],
+                "category": self.category, "score": score, "detector": self.detector, "dhash": bits,
+                **crop_fields(shot.image, box, self.rules.crop_px),
+            }
+            for box, score in zip(left.boxes, left.scores.tolist(), strict=True)
+        ]  # fmt: skip
