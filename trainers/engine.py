@@ -104,7 +104,7 @@ def fit(
     done = _restore(checkpoint, model, average, optimizer, device) if checkpoint else 0
     model.train()
     low = bfloat16(plan.precision, device)
-    take_step = Stepper(task, optimizer, device, plan.clip, low, world, plan.steps - done)
+    take_step = Stepper(task, optimizer, device, plan.clip, low, world, plan.steps)
     now, kept = _floats(model), _floats(average) if average is not None else []
     say_every = max(1, plan.steps // 100)
     for step in range(done, plan.steps):

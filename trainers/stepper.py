@@ -86,7 +86,7 @@ class Stepper:
         clip: largest norm of the gradient over all parameters; 0 does not clip.
         low: compute convolutions and linear layers in bfloat16.
         world: workers that share a step, each with its part of the batch; above 1 a process group must be set up.
-        steps: how many there are to make.
+        steps: of the whole training, so that one that is continued is computed as it was begun.
     """
 
     def __init__(
@@ -112,6 +112,8 @@ class Stepper:
         self.phase: Hashable = self  # equal to no task's phase
         self.warm = 0
         if self.device.type == "cuda":
+            if self.device.index is not None:
+                torch.cuda.set_device(self.device)  # graphs are recorded on the current device
             torch.backends.cudnn.benchmark = True
             for group in optimizer.param_groups:
                 group["lr"] = torch.zeros((), device=self.device)  # a graph reads it where it lies
