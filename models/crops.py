@@ -13,11 +13,10 @@ import cv2
 import numpy as np
 import torch
 
+from models.photo import FILL, MEAN, STD
+
 STORED = 1.5  # side of the stored crop per longer side of the box: room for jitter and rotation
 SEEN = 1.1  # side of the window a network looks at: 5 % of padding on each side
-FILL = (124, 116, 104)  # RGB outside the photo: the ImageNet mean, zero after normalisation
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 
 
 def window(bbox: Any, factor: float) -> np.ndarray:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
-import torch
 
-from models.crops import FILL, MEAN, STD
+if TYPE_CHECKING:  # a crawl looks at photos and needs no torch
+    import torch
+
+FILL = (124, 116, 104)  # RGB outside the photo: the ImageNet mean, zero after normalisation
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
 
 
 def decode_photo(data: bytes) -> np.ndarray | None:
@@ -36,6 +42,5 @@ def letterbox(photo: np.ndarray, size: int) -> tuple[np.ndarray, float]:
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
     """uint8 [B,S,S,3] RGB -> ImageNet-normalised float [B,3,S,S]."""
-    mean = torch.tensor(MEAN, device=images.device)
-    std = torch.tensor(STD, device=images.device)
-    return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
+    unit = images.float() / 255
+    return ((unit - unit.new_tensor(MEAN)) / unit.new_tensor(STD)).permute(0, 3, 1, 2).contiguous()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -63,7 +62,7 @@ def crawl(
         plan = make_plan(dataset, options, resources)
         if not plan.counts["wanted"]:
             raise InputError("source.path", options.path, _nothing(options, plan.counts))
-        input_state = fingerprint({"ids": _digest(plan)})
+        input_state = fingerprint({"ids": plan.ids})
         if retry or not dataset.is_finished(input_state):
             held.enter_context(connect(resources))
             fetched = _fetch(dataset, plan, limits, resources, input_state, retry)
@@ -106,15 +105,6 @@ def _fetch(dataset: Dataset, plan: Plan, limits: Any, resources: Any, input_stat
         show=partial(show, dataset=dataset, wanted=plan.counts["wanted"]),
     )  # fmt: skip
     return done["fetched"]
-
-
-def _digest(plan: Plan) -> str:
-    """Hash of the ids that are wanted, whatever file they were told by."""
-    found = hashlib.sha256()
-    for shard in plan.shards:
-        for name in plan.shard(shard)["photo_id"].to_pylist():
-            found.update(f"{name}\n".encode())
-    return found.hexdigest()
 
 
 def mark_duplicates(dataset: Dataset) -> None:

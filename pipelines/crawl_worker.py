@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from pipelines.plan_shards import lineage
 from pipelines.spool import Ref, Spool, discard, left_behind
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipelines.plan import Plan
 
 Row = Mapping[str, str]
+_HOST = re.compile(r"[a-z][a-z0-9+.-]*://(?:[^/?#@]*@)?(\[[^\]/]*\]|[^/?#:]*)", re.IGNORECASE)
 
 
 class CrawlWorker:
@@ -37,14 +38,15 @@ class CrawlWorker:
     """
 
     def __init__(self, dataset: Dataset, plan: Plan, limits: dict[str, Any], keeper: Any, again: str) -> None:
-        import cv2
-
         from pipelines.fetch import Fetcher
         from pipelines.fetch_options import FetchOptions
 
-        cv2.setNumThreads(1)
         self.dataset, self.plan, self.again = dataset, plan, again
         self.options = FetchOptions(**limits)
+        if self.options.mode == "resize":
+            import cv2
+
+            cv2.setNumThreads(1)
         self.fetcher = Fetcher(self.options, keeper)
 
     def __call__(self, part: str, payload: Any) -> Mapping[str, int]:
@@ -149,7 +151,6 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _host(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:
-        return ""
+    """Host name of a URL, in a form to count by; empty if it names none."""
+    found = _HOST.match(url)
+    return found[1].lower() if found else ""

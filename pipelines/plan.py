@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from pipelines.plan_shards import arrange, shard_count, write_shards
+from pipelines.plan_shards import arrange, set_digest, shard_count, write_shards
 from pipelines.source_autotags import read_tagged
 from pipelines.source_files import file_state, locate
 from pipelines.source_options import SourceOptions
@@ -48,6 +48,7 @@ class Plan:
     Attributes:
         counts: `lines`, `rejected`, `dropped` (by reason; `repeated` is a photo id that had a row before, `quota` a
             user with too many) and `wanted`.
+        ids: stands for the set of photo ids, whatever file told them.
         groups: shard -> file and row group; shards without rows are left out.
         mirror: `source.mirror`, which is no part of what was planned.
     """
@@ -55,6 +56,7 @@ class Plan:
     files: Files
     path: str
     counts: dict[str, Any]
+    ids: str
     groups: dict[str, tuple[str, int]]
     mirror: str | None
 
@@ -66,9 +68,16 @@ class Plan:
         """Its rows (WANTED), unique, sorted by `photo_id`, `fetch_url` at the mirror if there is one."""
         file, group = self.groups[name]
         with self.files.fs.open_input_file(self.files.full(f"{self.path}/{file}")) as f:
-            rows = pq.ParquetFile(f).read_row_group(group)
+            rows = pq.ParquetFile(f, metadata=_footer(self.files.uri, f"{self.path}/{file}")).read_row_group(group)
         at = WANTED.get_field_index("fetch_url")
         return rows.set_column(at, WANTED.field(at), mirrored(rows["fetch_url"], self.mirror))
+
+
+@lru_cache(maxsize=8)
+def _footer(uri: str, path: str) -> pq.FileMetaData:
+    """Kept: with thousands of row groups it takes longer to read than a shard. Plan files never change."""
+    files = Files(uri)
+    return pq.read_metadata(files.full(path), filesystem=files.fs)
 
 
 def needs_ray(options: SourceOptions, dataset: Dataset | None = None) -> bool:
@@ -97,11 +106,11 @@ def make_plan(dataset: Dataset, options: SourceOptions, resources: Any) -> Plan:
         if parts:
             files.fs.delete_dir(files.full(f"{folder}/splits"))
     groups = {name: (file, group) for name, (file, group) in plan["groups"].items()}
-    return Plan(files, folder, plan["counts"], groups, options.mirror)
+    return Plan(files, folder, plan["counts"], plan["ids"], groups, options.mirror)
 
 
 def _folder(dataset: Dataset, options: SourceOptions) -> str:
-    state = {"version": 1, "file": file_state("source.path", options.path), "at": locate(options.path)[1]}
+    state = {"version": 2, "file": file_state("source.path", options.path), "at": locate(options.path)[1]}
     if options.autotags is not None:
         state["autotags"] = file_state("source.autotags.path", options.autotags.path)
     return f"{dataset.path}/_plan/{fingerprint({**state, **options.plan_identity()})}"
@@ -112,7 +121,7 @@ def _arrange(dataset: Dataset, folder: str, parts: list[dict[str, Any]], per_use
     counts = {name: sum(p[name] for p in parts) for name in ("lines", "rejected", "wanted")}
     dropped = sum((Counter(p["dropped"]) for p in parts), Counter[str]())
     groups: dict[str, tuple[str, int]] = {}
-    kept = 0
+    kept = digest = 0
     if counts["wanted"]:
         shards = shard_count(dataset, counts["wanted"])
         with tempfile.TemporaryDirectory() as scratch:
@@ -123,7 +132,9 @@ def _arrange(dataset: Dataset, folder: str, parts: list[dict[str, Any]], per_use
                 dataset.files.write(f"{folder}/rows-{i:03d}.parquet", data)
                 groups |= {name: (f"rows-{i:03d}.parquet", at) for at, name in enumerate(names)}
                 kept += len(table)
-    return {"counts": {**counts, "dropped": dict(sorted(dropped.items())), "wanted": kept}, "groups": groups}
+                digest += set_digest(table["photo_id"])
+    counts |= {"dropped": dict(sorted(dropped.items())), "wanted": kept}
+    return {"counts": counts, "ids": f"{kept}-{digest % 2**64:016x}", "groups": groups}
 
 
 def _keep_rejects(files: Files, folder: str, parts: list[dict[str, Any]]) -> None:

@@ -62,6 +62,11 @@ def hashes(values: pa.ChunkedArray) -> np.ndarray:
     return np.frombuffer(digests, "<u8")
 
 
+def set_digest(ids: pa.ChunkedArray) -> int:
+    """A number for a set of strings, in whatever order; that of two sets without a common member is the sum, mod 2^64."""
+    return int(hashes(ids).sum(dtype=np.uint64))
+
+
 def arrange(
     tables: Iterable[pa.Table], wanted: int, shards: int, per_user: int, scratch: Path, dropped: Counter[str]
 ) -> Iterator[pa.Table]:

@@ -47,18 +47,22 @@ class Spool:
         """
         body: bytes = row["bytes"] or b""
         text = json.dumps({k: v for k, v in row.items() if k != "bytes"}).encode()
-        record = b"".join((_HEAD.pack(_MAGIC, len(text), len(body), zlib.crc32(text)), text, body))
         ref = Ref(self._end, len(text), len(body))
+        record = [memoryview(_HEAD.pack(_MAGIC, len(text), len(body), zlib.crc32(text)) + text), memoryview(body)]
         while record:
-            sent = os.pwrite(self._file, record, self._end)
+            sent = os.pwritev(self._file, record, self._end)
             self._end += sent
-            record = record[sent:]
+            while record and sent >= len(record[0]):
+                sent -= len(record.pop(0))
+            if record:
+                record[0] = record[0][sent:]
         return ref
 
     def read(self, ref: Ref) -> dict[str, Any]:
         """The row at `ref`."""
-        data = os.pread(self._file, ref.row + ref.body, ref.offset + _HEAD.size)
-        return {**json.loads(data[: ref.row]), "bytes": data[ref.row :] or None}
+        at = ref.offset + _HEAD.size
+        body = os.pread(self._file, ref.body, at + ref.row) if ref.body else None
+        return {**json.loads(os.pread(self._file, ref.row, at)), "bytes": body}
 
     def close(self) -> None:
         os.close(self._file)

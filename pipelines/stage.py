@@ -8,6 +8,7 @@ interrupted, and a model sees the same batches, so numbers repeat on CPU.
 from __future__ import annotations
 
 import json
+import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -30,10 +31,9 @@ class _Actor:
     """What Ray Data holds: turns a batch of one unit into a call and an exception into a row."""
 
     def __init__(self, factory: type[Worker], args: Mapping[str, Any], threads: int) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
         self.work = factory(**args)
+        if torch := sys.modules.get("torch"):  # a crawl's worker needs none, and to import it takes seconds
+            torch.set_num_threads(threads)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         part, payload = str(batch["part"][0]), json.loads(str(batch["payload"][0]))

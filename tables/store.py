@@ -36,7 +36,7 @@ VOLATILE = {"photos": {"url", "final_url", "attempts", "ms", "error", "bytes"}, 
 SCHEMES = ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
 
 
-def write_atomically(path: str, data: bytes) -> None:
+def write_atomically(path: str, data: bytes | pa.Buffer) -> None:
     """Write a local file whole or not at all; its folder is made if need be."""
     path = os.path.abspath(path)
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -73,7 +73,7 @@ class Files:
         """`path` below the root, as the filesystem names it."""
         return f"{self._fs_root[1]}/{path}" if path else self._fs_root[1]
 
-    def write(self, path: str, data: bytes) -> None:
+    def write(self, path: str, data: bytes | pa.Buffer) -> None:
         """Write a whole file or nothing: rename on a local disk, one put on an object store."""
         target = self.full(path)
         if not isinstance(self.fs, pafs.LocalFileSystem):
@@ -150,7 +150,7 @@ class Dataset:
         )
         name = f"{part}-{uuid.uuid4().hex[:8]}.parquet"
         self._describe()
-        self.files.write(f"{self.path}/{name}", sink.getvalue().to_pybytes())
+        self.files.write(f"{self.path}/{name}", sink.getvalue())
         manifest = {"part": part, "file": name, "rows": len(rows), "digest": self._digest(rows), **notes}
         manifest["widths"] = {f.name: f.type.list_size for f in schema if pa.types.is_fixed_size_list(f.type)}
         self.files.write_json(f"{self.path}/_manifests/{part}.json", manifest)
