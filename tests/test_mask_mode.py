@@ -20,6 +20,7 @@ from models.template import Template
 from sandbox.world import build_world
 from tables import InputError, Lake
 from trainers.data import Instances, load_labelled
+from trainers.engine import Plan, fit
 from trainers.evaluate import evaluate_acsm
 from trainers.jobs import _acsm_task, check_settings, run_job
 from trainers.mask_task import MaskTask
@@ -222,6 +223,20 @@ def test_keypoint_training_never_draws(labelled: tuple[Instances, Template], mon
     monkeypatch.setattr("models.raster.rasterize", refuse)
     made.loss(made.draw(torch.arange(4), torch.Generator().manual_seed(0)), made.phase(0.5)).backward()
     assert [len(index) for index in places] == [16]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_masks_train_and_evaluate_on_a_gpu(labelled: tuple[Instances, Template]) -> None:
+    data, template = labelled
+    net = ACSM(template, 2, width=16, image_size=SIZE, features=64, surface=True)
+    made = MaskTask(net, data, SIZE, MOVED, "cuda", mask_targets(data), LOSSES, rigid=0.5, weight=3.0, robust=0.0)
+    losses: list[float] = []
+    trained = fit(made, Plan(steps=30, batch=4, lr=2e-3), device="cuda", on_step=lambda _, loss: losses.append(loss))
+    assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:3]), losses
+    found: Any = evaluate_acsm(trained, data)  # type: ignore[arg-type]
+    assert found["miou"] > 0.2
+    assert 0 <= found["transfer_pck_10"] <= 100
 
 
 def test_the_map_head_is_kept_with_its_sphere(labelled: tuple[Instances, Template], tmp_path: Path) -> None:
