@@ -16,6 +16,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from pipelines.plan_shards import lineage
 from pipelines.spool import Ref, Spool, discard, left_behind
 from tables import Dataset, schema
@@ -75,7 +77,7 @@ class _Shard:
         self.block = block
         self.refs: dict[int, Ref] = {}
         self.open = Counter(i // block for i in range(len(rows)))
-        self.began = dict.fromkeys(self.open, time.time())
+        self.began = time.time()
         self.status: Counter[str] = Counter()
 
     def keep(self, row: dict[str, Any]) -> bool:
@@ -83,7 +85,7 @@ class _Shard:
         from pipelines.fetch import HEALABLE
 
         known = self.index.get(row["photo_id"])
-        if known is None or known in self.refs or row["status"] in HEALABLE:
+        if known is None or known in self.refs or not self.open[known // self.block] or row["status"] in HEALABLE:
             return False
         self.ended(row)
         return True
@@ -98,16 +100,14 @@ class _Shard:
             self._commit(number)
 
     def _commit(self, number: int) -> None:
-        import pyarrow as pa
-
         span = range(number * self.block, min((number + 1) * self.block, len(self.ids)))
-        rows = [self.spool.read(self.refs[i]) for i in span]
-        notes = {"began": self.began[number], "ended": time.time(), **summarise(rows)}
+        refs = [self.refs.pop(i) for i in span]
+        rows, photos = self.spool.rows(refs), schema("photos")
+        notes = {"began": self.began, "ended": time.time(), **summarise(rows, [ref.body for ref in refs])}
         self.status.update(notes["status"])
-        self.dataset.write(
-            part_name(self.prefix, [self.ids[i] for i in span]),
-            pa.Table.from_pylist(rows, schema("photos")), schema("photos"), **notes,
-        )  # fmt: skip
+        at = photos.get_field_index("bytes")
+        table = pa.Table.from_pylist(rows, photos.remove(at)).add_column(at, "bytes", self.spool.bodies(refs))
+        self.dataset.write(part_name(self.prefix, [self.ids[i] for i in span]), table, photos, **notes)
 
 
 def missing(dataset: Dataset, shard: str, rows: Sequence[Row], failed: bool) -> list[Row]:
@@ -134,16 +134,20 @@ def spool_folder(dataset: Dataset) -> str:
     return os.path.join(dataset.files.uri, dataset.path, "_spool")
 
 
-def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Notes of a part's manifest: bytes kept, rows by status, the same by host with milliseconds; rows refused."""
+def summarise(rows: Sequence[Mapping[str, Any]], sizes: Sequence[int]) -> dict[str, Any]:
+    """Notes of a part's manifest: bytes kept, rows by status, the same by host with milliseconds; rows refused.
+
+    Args:
+        sizes: bytes kept of each row.
+    """
     hosts: dict[str, dict[str, Any]] = {}
-    for row in rows:
+    for row, size in zip(rows, sizes, strict=True):
         host = hosts.setdefault(_host(row["final_url"] or row["url"]), {"status": Counter(), "bytes": 0, "ms": 0.0})
         host["status"][row["status"]] += 1
-        host["bytes"] += len(row["bytes"] or b"")
+        host["bytes"] += size
         host["ms"] += row["ms"] or 0.0
     return {
-        "body_bytes": sum(h["bytes"] for h in hosts.values()),
+        "body_bytes": sum(sizes),
         "status": dict(sum((h["status"] for h in hosts.values()), Counter())),
         "hosts": {name: {**h, "status": dict(h["status"])} for name, h in hosts.items()},
         "refused": sum((r["error"] or "").startswith("ClientConnectorError:") for r in rows),

@@ -21,7 +21,8 @@ ROWS = [row(0, b"\xff\xd8one"), row(1, None), row(2, bytes(1000)), row(3, b"WSP1
 def test_rows_are_read_back(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     refs = [spool.append(r) for r in ROWS]
-    assert [spool.read(r) for r in reversed(refs)] == ROWS[::-1]
+    rows, bodies = spool.rows(refs[::-1]), spool.bodies(refs[::-1]).to_pylist()
+    assert [{**r, "bytes": b} for r, b in zip(rows, bodies, strict=True)] == ROWS[::-1]
     spool.close()
 
 
