@@ -66,7 +66,7 @@ class ACSM(nn.Module):
 
     Args:
         template: the animal.
-        hypotheses: H cameras; 1 is the reference's setting.
+        hypotheses: H cameras, each with a rotation layer of its own; 1 is the reference's setting.
         depth, width: of the ResNet trunk.
         image_size: S, pixels of the square input; at least 64. The first linear layer reads all S // 64 squared cells
             of the squeezed trunk (4096 numbers at 256 px, as the reference), so a network is made for one size: it
