@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 MODULES = {
     "own": "pipelines.detector_own",
     "onnx": "pipelines.detector_onnx",
+    "hf": "pipelines.detector_hf",
+    "torchvision": "pipelines.detector_torchvision",
+    "detectron2": "pipelines.detector_detectron2",
 }
 DETECTORS = tuple(MODULES)
 BATCH = 16
@@ -52,7 +55,10 @@ class PhotoDetector(Protocol):
     names: Sequence[str]
 
     def shape(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the network's input for a photo of this size: photos of one shape share a batch."""
+        """Height and width of the network's input for a photo of this size.
+
+        Photos of one shape share a batch, so that no photo's boxes depend on how much the others make it be padded.
+        """
         ...
 
     def __call__(self, photos: Sequence[np.ndarray]) -> list[Found]:
