@@ -48,6 +48,8 @@ class CrawlWorker:
         if self.options.mode == "resize":
             import cv2
 
+            import pipelines.photo_resize  # noqa: F401 - so that torch is there when the stage sets its threads
+
             cv2.setNumThreads(1)
         self.fetcher = Fetcher(self.options, keeper)
 

