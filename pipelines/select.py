@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from selection import CRITERIA, check, select_round
+from selection import CRITERIA, HIGHER_IS_BETTER, VIEW_NAMES, check, jaccard, select_round, viewpoint_histogram
 from tables import Dataset, InputError, Lake
 from trainers.app import command
 
@@ -33,28 +33,57 @@ def show(kept: Any, title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    kept = kept.sort_by("rank")  # best first, whichever way the score points
     chosen, score = kept["selected"].to_numpy(), kept["score"].to_numpy()
+    best_last = len(kept) and HIGHER_IS_BETTER[kept["criterion"][0].as_py()]
     table = Table("rows", "n", "best", "25 %", "median", "75 %", "worst", title=title)
     for name, rows in (("all", np.ones_like(chosen)), ("selected", chosen), ("rejected", ~chosen)):
-        values = score[rows & np.isfinite(score)]
+        values = np.sort(score[rows & np.isfinite(score)])[:: -1 if best_last else 1]
         places = np.rint(np.linspace(0, len(values) - 1, 5)).astype(int).tolist() if len(values) else []
         cells = [f"{values[i]:.4g}" for i in places] or ["-"] * 5
         table.add_row(name, str(int(rows.sum())), *cells)
     Console().print(table)
 
 
+def spread(pseudo: Dataset, kept: Any) -> str:
+    """How the kept instances are spread over viewpoints, told by their 2D joints: guards against mode collapse."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    ids = kept.filter(kept["selected"])["instance_id"]
+    parts = [pseudo.read(["instance_id", "keypoints"], [part]) for part in pseudo.manifests()]
+    counts = viewpoint_histogram(pa.concat_tables([p.filter(pc.is_in(p["instance_id"], ids)) for p in parts]))
+    return "seen from " + ", ".join(f"{name} {n}" for name, n in zip(VIEW_NAMES, counts, strict=True))
+
+
+def overlap(lake: Lake, output: Dataset, kept: Any, criterion: str, round: int) -> str | None:
+    """How much of the round before, by the same criterion, was kept again; None if there is none."""
+    slot = f"{criterion} round={round - 1}"
+    before = [d for d in lake.datasets("selections", output.category) if d.slot == slot]
+    if not before:
+        return None
+    both = (before[0].read(["instance_id", "selected"]), kept)
+    share = jaccard(*(rows.filter(rows["selected"])["instance_id"].to_pylist() for rows in both))
+    return f"overlap with round {round - 1} (Jaccard): {share:.2f}"
+
+
 @command("select")
 def main(cfg: Any) -> None:
-    check(cfg.criterion, cfg.top_n)
+    from rich.console import Console
+
+    rules = {name: cfg[name] for name in ("gate", "per_user", "per_view") if cfg[name] is not None}
+    check(cfg.criterion, cfg.top_n, **rules)
     if cfg.round is not None and (not isinstance(cfg.round, int) or cfg.round < 0):
         raise InputError("round", cfg.round, "must be a whole number, 0 or more, or null for the newest")
     lake = Lake(cfg.lake)
     pseudo, round = find_round(lake, cfg.category, cfg.round)
     instances = lake.datasets("instances", cfg.category)
     params = {"seed": cfg.seed} if "seed" in CRITERIA[cfg.criterion].params else {}
-    output = select_round(lake, pseudo, instances, cfg.criterion, cfg.top_n, round, **params)
-    show(output.read(), f"{cfg.criterion}, round {round}")
+    output = select_round(lake, pseudo, instances, cfg.criterion, cfg.top_n, round, **params, **rules)
+    kept = output.read()
+    show(kept, f"{cfg.criterion}, round {round}")
+    for line in (spread(pseudo, kept), overlap(lake, output, kept, cfg.criterion, round)):
+        if line:
+            Console().print(line, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ from selection.policy import check, rank, scored, select
 from selection.quota import Rules
 from selection.stage import select_round
 from selection.stream import select_stream
-from selection.viewpoint import azimuth, view, viewpoint_histogram
+from selection.viewpoint import VIEW_NAMES, azimuth, view, viewpoint_histogram
 
 __all__ = [
-    "CRITERIA", "HIGHER_IS_BETTER", "Rules", "aurc_table", "azimuth", "calibrate", "check", "fuse_ranks", "gated",
-    "jaccard", "passing", "pseudo_label_pck", "rank", "reliability", "risk_coverage", "score", "scored", "select",
-    "select_round", "select_stream", "view", "viewpoint_histogram",
+    "CRITERIA", "HIGHER_IS_BETTER", "VIEW_NAMES", "Rules", "aurc_table", "azimuth", "calibrate", "check", "fuse_ranks",
+    "gated", "jaccard", "passing", "pseudo_label_pck", "rank", "reliability", "risk_coverage", "score", "scored",
+    "select", "select_round", "select_stream", "view", "viewpoint_histogram",
 ]  # fmt: skip

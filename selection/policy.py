@@ -59,7 +59,7 @@ def scored(table: pa.Table, criterion: str, **policy: Any) -> pa.Table:
     if "round" in table.column_names:
         rounds = pc.fill_null(table["round"].cast(pa.int32()), 0)
     else:
-        rounds = pa.array(np.zeros(len(table), np.int32))
+        rounds = pc.fill_null(pa.nulls(len(table), pa.int32()), 0)
     columns = {"instance_id": table["instance_id"].cast(pa.string()), "round": rounds, "has_box": has_box(table)}
     columns |= {"has_joints": np.ones(len(table), bool), **groups(table, rules)}
     if rules.gate is not None:
@@ -71,14 +71,20 @@ def scored(table: pa.Table, criterion: str, **policy: Any) -> pa.Table:
     return pa.table(columns)
 
 
+def fused(rows: pa.Table, criterion: str) -> pa.Table:
+    """The rows of `scored` with one `score`: of a fusion, by the ranks within the round."""
+    fuses = find(criterion).fuses
+    if "score" in rows.column_names:
+        return rows
+    value, rounds = np.full(len(rows), np.nan), rows["round"].to_numpy()
+    for number in np.unique(rounds):
+        at = rounds == number
+        value[at] = find(criterion).compute(*(costs(c, rows[c].to_numpy()[at]) for c in fuses))
+    return rows.drop_columns(list(fuses)).append_column("score", pa.array(value))
+
+
 def in_order(rows: pa.Table, criterion: str) -> pa.Table:
-    """The rows of `scored` by round, score (best first) and id, with `score`, `cost` and `usable`."""
-    if fuses := find(criterion).fuses:
-        value, rounds = np.full(len(rows), np.nan), rows["round"].to_numpy()
-        for number in np.unique(rounds):
-            at = rounds == number
-            value[at] = find(criterion).compute(*(costs(c, rows[c].to_numpy()[at]) for c in fuses))
-        rows = rows.append_column("score", pa.array(value))
+    """The rows of `fused` by round, score (best first) and id, with `cost` and `usable`."""
     value = rows["score"].to_numpy()
     usable = np.isfinite(value) & rows["has_box"].to_numpy() & rows["has_joints"].to_numpy()
     rows = rows.append_column("cost", pa.array(np.where(usable, costs(criterion, value), np.inf)))
@@ -93,7 +99,7 @@ def rank(rows: pa.Table, criterion: str, top_n: int, sizes: Mapping[int, int] | 
         sizes: rows of each round, where `rows` are only the best of them.
     """
     rules, cuts = Rules.split(policy)[0], find(criterion).cuts
-    rows = in_order(rows, criterion)
+    rows = in_order(fused(rows, criterion), criterion)
     rounds, free = rows["round"].to_numpy(), rows["usable"].to_numpy()
     first, last = np.searchsorted(rounds, rounds, "left"), np.searchsorted(rounds, rounds, "right")
     place = np.arange(len(rows)) - first + 1
