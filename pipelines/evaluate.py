@@ -7,7 +7,7 @@ from typing import Any
 from tables import Dataset, InputError, Lake, schema
 from trainers.app import command
 
-VERSION = 1
+VERSION = 2
 KINDS = {"acsm": "ACSM", "pose": "PoseNet"}
 
 
@@ -24,10 +24,10 @@ def main(cfg: Any) -> None:
     model = pick_model(lake, cfg.kind, cfg.category, cfg.model, "model")
     made = evaluate(lake, cfg.category, cfg.kind, model, list(cfg.splits), cfg.resources)
     table = Table(title=f"{cfg.kind} {model}", title_justify="left")
-    for name in ("split", "auc_06_10", "PCK@0.10", "camera error, degrees", "mIoU", "instances"):
+    for name in ("split", "auc_06_10", "PCK@0.10", "camera error, degrees", "mIoU", "transfer PCK@0.10", "instances"):
         table.add_column(name, justify="left" if name == "split" else "right")
     for r in made.read().to_pylist():
-        values = (r["auc_06_10"], r["pck"][9], r["camera_error_deg"], r["miou"])
+        values = (r["auc_06_10"], r["pck"][9], r["camera_error_deg"], r["miou"], r["transfer_pck_10"])
         table.add_row(r["split"], *("-" if v is None else f"{v:.2f}" for v in values), str(r["instances"]))
     Console().print(table)
 
@@ -53,7 +53,8 @@ class EvaluateWorker:
         rows = []
         if len(data):
             m = evaluate_acsm(self.net, data) if self.kind == "acsm" else evaluate_pose(self.net, data, size)
-            found = {**m, "pck": list(m["pck"].values()), "model": self.model, "model_id": self.model_id}
+            found = {**m, **{name: list(m[name].values()) for name in ("pck", "joints")}}
+            found |= {"model": self.model, "model_id": self.model_id}
             rows.append({**found, "split": payload})
         names = schema("metrics")
         self.output.write(part, pa.Table.from_pylist(rows, names), names)

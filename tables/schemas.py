@@ -51,11 +51,12 @@ def schema(table: str, keypoints: int = 16, transforms: int = 7) -> pa.Schema:
             ("instance_id", pa.string()), ("round", pa.int32()), ("criterion", pa.string()), ("score", pa.float64()),
             ("rank", pa.int64()), ("selected", pa.bool_()), ("reason", pa.string()),
         ],
-        # `pck` [thresholds]: percent at .01, .02, ... .15 of the box's longer side.
+        # `pck` [thresholds]: percent at .01, .02, ... .15 of the box's longer side. `joints` [K]: auc_06_10 of each.
         "metrics": [
             ("model", pa.string()), ("model_id", pa.string()), ("round", pa.int32()), ("split", pa.string()),
             ("auc_06_10", pa.float64()), ("pck", pa.list_(pa.float64())), ("camera_error_deg", pa.float64()),
-            ("miou", pa.float64()), ("instances", pa.int32()),
+            ("miou", pa.float64()), ("joints", pa.list_(pa.float64())), ("transfer_pck_10", pa.float64()),
+            ("instances", pa.int32()),
         ],
     }  # fmt: skip
     return pa.schema(schemas[table])

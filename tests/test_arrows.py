@@ -29,7 +29,10 @@ RIM_ONLY = {"ray", "hydra", "omegaconf", "mlflow"}
 CENTRE = ("tables", "models", "selection")
 
 # The step loops: importable where Ray, Hydra and MLflow do not exist.
-RAY_FREE = ("trainers.engine", "trainers.data", "trainers.evaluate", "trainers.steps")
+RAY_FREE = (
+    "trainers.engine", "trainers.data", "trainers.evaluate", "trainers.steps", "trainers.stepper", "trainers.masks",
+    "trainers.mask_task",
+)  # fmt: skip
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:

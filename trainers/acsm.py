@@ -22,10 +22,12 @@ def main(cfg: Any) -> None:
         from models.checkpoint import load_checkpoint
 
         load_checkpoint(cfg.start_from)
+    # Workers have another working directory.
+    start_from = os.path.abspath(cfg.start_from) if cfg.start_from and "://" not in cfg.start_from else cfg.start_from
     lake = Lake(cfg.lake)
     pseudo = None if cfg.selection is None else lineage(lake, cfg.category, cfg.selection)
     template = os.path.abspath(cfg.template)
-    train_command(cfg, "acsm", template=template, start_from=cfg.start_from, pseudo=pseudo)
+    train_command(cfg, "acsm", template=template, start_from=start_from, pseudo=pseudo)
 
 
 def lineage(lake: Lake, category: str, selection: str) -> dict[str, Any]:
