@@ -31,7 +31,8 @@ def gated(table: pa.Table, keep: np.ndarray) -> pa.Table:
     """The table with confidence 0, which no training counts, for the joints that are not kept ([N,K] bool)."""
     joints = points(fixed_width(table), "keypoints", 3).copy()
     joints[..., 2] *= keep
-    return table.set_column(table.column_names.index("keypoints"), "keypoints", to_column(joints))
+    column = to_column(joints, 3 * joints.shape[1])
+    return table.set_column(table.column_names.index("keypoints"), "keypoints", column)
 
 
 def _near(rows: pa.Table, gate: float) -> np.ndarray:
