@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.select import find_round, select_round
+from pipelines.select import find_round, overlap, select_round, spread
 from tables import Dataset, InputError, Lake, schema, to_column
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -133,6 +133,46 @@ def test_what_a_criterion_lacks_is_named(tmp_path: Path) -> None:
     assert set(kept["reason"].to_pylist()) == {"score is not finite"}
 
 
+def test_rules_join_what_they_need_and_make_another_dataset(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    boxes, labels = instances(lake), pseudo(lake, 1)
+    plain = select_round(lake, labels, boxes, "cf_cm2", 5, round=1)
+    # A 64 px box: errors of 0 .. 11 px are off by less than 0.05 up to 3 px.
+    gated = select_round(lake, labels, boxes, "cf_cm2", 5, round=1, gate=0.05)
+    rows = gated.read().sort_by("rank").to_pylist()
+    assert [r["score"] for r in rows if r["selected"]] == [0.0, 4.0, 8.0, 12.0]
+    assert {r["reason"] for r in rows[4:]} == {"most joints fail the gate"}
+    with pytest.raises(InputError, match="`wildshape crawl` first"):
+        select_round(lake, labels, boxes, "cf_cm2", 5, round=1, per_user=1)
+    photos = lake.dataset("photos", "deer", {"n": 12})
+    names = ["Ann"] * 6 + ["Bob"] * 4 + [None]  # one photo is not in the table
+    rows_of_photos = {"photo_id": [f"p{i}" for i in range(11)], "status": ["ok"] * 11, "author": names}
+    fields = schema("photos")
+    made = [
+        pa.array(rows_of_photos[f.name], f.type) if f.name in rows_of_photos else pa.nulls(11, f.type) for f in fields
+    ]
+    photos.write("p0", pa.table(made, schema=fields), fields)
+    photos.finish("x")
+    quota = select_round(lake, labels, boxes, "cf_cm2", 9, round=1, per_user=2)
+    kept = quota.read().filter(quota.read()["selected"]).sort_by("rank")["instance_id"].to_pylist()
+    assert kept == ["i11", "i10", "i09", "i08", "i05", "i04"]
+    assert len({d.fingerprint for d in (plain, gated, quota)}) == 3
+    assert "rules" not in plain.identity
+    assert quota.identity["rules"] == {"per_user": 2}
+
+
+def test_what_is_kept_again_and_from_where_it_is_seen(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    boxes = instances(lake)
+    first, second = pseudo(lake, 1), pseudo(lake, 2)
+    one = select_round(lake, first, boxes, "cf_cm2", 4, round=1)
+    two = select_round(lake, second, boxes, "cf_cm2", 8, round=2)
+    assert overlap(lake, two, two.read(), "cf_cm2", 2) == "overlap with round 1 (Jaccard): 0.50"
+    assert overlap(lake, one, one.read(), "cf_cm2", 1) is None
+    # The joints of these have no confidence.
+    assert spread(first, one.read()).startswith("seen from front 0, front right 0, right 0")
+
+
 def run(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     code = (
         "import sys; from pipelines import select\n"
@@ -152,6 +192,7 @@ def test_command_line(tmp_path: Path) -> None:
     done = run("category=deer", f"lake={tmp_path / 'lake'}", "criterion=random", "top_n=5", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "random, round 1" in done.stdout
+    assert "seen from front 0" in done.stdout
     rows = lake.datasets("selections", "deer")[0].read()
     assert sum(rows["selected"].to_pylist()) == 5
     assert done.stderr.splitlines()[-1] == "heavy: "
@@ -162,6 +203,8 @@ def test_command_line(tmp_path: Path) -> None:
     [
         (["criterion=best"], "error: criterion=best: unknown; choose one of"),
         (["top_n=0"], "error: top_n=0: must be a whole number"),
+        (["gate=-1"], "error: gate=-1: must be a share"),
+        (["per_view=few"], "error: per_view=few: must be a whole number"),
         (["round=-1"], "error: round=-1: must be a whole number"),
         (["round=one"], "error: round=one: must be a whole number"),
         ([], "error: category=deer: lake "),
