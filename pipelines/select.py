@@ -44,14 +44,17 @@ def show(kept: Any, title: str) -> None:
     Console().print(table)
 
 
-def spread(pseudo: Dataset, kept: Any) -> str:
+def spread(pseudo: Dataset, kept: Any, round: int) -> str:
     """How the kept instances are spread over viewpoints, told by their 2D joints: guards against mode collapse."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    ids = kept.filter(kept["selected"])["instance_id"]
-    parts = [pseudo.read(["instance_id", "keypoints"], [part]) for part in pseudo.manifests()]
-    counts = viewpoint_histogram(pa.concat_tables([p.filter(pc.is_in(p["instance_id"], ids)) for p in parts]))
+    ids, seen = kept.filter(kept["selected"])["instance_id"], []
+    for part in pseudo.manifests():
+        rows = pseudo.read(["instance_id", "round", "keypoints"], [part])
+        mine = pc.equal(pc.fill_null(rows["round"], 0), round)
+        seen.append(rows.filter(pc.and_(mine, pc.is_in(rows["instance_id"], ids))))
+    counts = viewpoint_histogram(pa.concat_tables(seen))
     return "seen from " + ", ".join(f"{name} {n}" for name, n in zip(VIEW_NAMES, counts, strict=True))
 
 
@@ -81,7 +84,7 @@ def main(cfg: Any) -> None:
     output = select_round(lake, pseudo, instances, cfg.criterion, cfg.top_n, round, **params, **rules)
     kept = output.read()
     show(kept, f"{cfg.criterion}, round {round}")
-    for line in (spread(pseudo, kept), overlap(lake, output, kept, cfg.criterion, round)):
+    for line in (spread(pseudo, kept, round), overlap(lake, output, kept, cfg.criterion, round)):
         if line:
             Console().print(line, soft_wrap=True)
 

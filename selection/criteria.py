@@ -7,7 +7,7 @@ Each file `criteria_*.py` holds one idea and says what its columns cost to predi
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,12 +70,20 @@ def find(criterion: str) -> Criterion:
     return CRITERIA[criterion]
 
 
+def check_params(criterion: str, params: Mapping[str, Any]) -> None:
+    """Raise InputError for a parameter that the criterion does not take."""
+    takes = find(criterion).params
+    for name, value in params.items():
+        if name not in takes:
+            raise InputError(name, value, f"`{criterion}` takes {', '.join(takes) or 'no parameters'}")
+
+
 def score(criterion: str, table: pa.Table, **params: Any) -> np.ndarray:
     """Score every row; the sign is the formula's own, `HIGHER_IS_BETTER[criterion]` gives the direction.
 
     Args:
         table: `pseudo_labels` joined with `instances.bbox`, N rows; only the criterion's own columns are needed.
-        params: the criterion's parameters (`random`: seed; `cf_mt`: joints).
+        params: the criterion's parameters (`CRITERIA[criterion].params`), say the seed of `random`.
 
     Returns:
         [N] float64. NaN where a row cannot be scored: a missing prediction, a null box or one without area.
@@ -84,9 +92,7 @@ def score(criterion: str, table: pa.Table, **params: Any) -> np.ndarray:
         InputError: unknown criterion or parameter, a column is missing, or widths do not fit each other.
     """
     found = find(criterion)
-    for name in params:
-        if name not in found.params:
-            raise InputError(name, params[name], f"`{criterion}` takes {', '.join(found.params) or 'no parameters'}")
+    check_params(criterion, params)
     for name in found.columns:
         if name not in table.column_names:
             raise InputError("criterion", criterion, f"needs the column `{name}`, which the table does not have")

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selection.columns import has_box
-from selection.criteria import costs, find, score
+from selection.criteria import check_params, costs, find, score
 from selection.gate import MIN_SHARE, gated, passing
 from selection.quota import Rules, groups, within
 from tables import InputError, schema
@@ -41,11 +41,13 @@ def select(table: pa.Table, criterion: str, top_n: int, **policy: Any) -> pa.Tab
 
 
 def check(criterion: str, top_n: int, **policy: Any) -> None:
-    """Raise InputError for an unknown criterion, a `top_n` that is not a whole number above 0, or a rule like that."""
+    """Raise InputError for an unknown criterion, a parameter or rule it does not take, or a bad `top_n` or rule."""
     find(criterion)
     if not isinstance(top_n, Integral) or isinstance(top_n, bool) or top_n < 1:
         raise InputError("top_n", top_n, "must be a whole number of instances to keep, 1 or more")
-    Rules.split(policy)[0].check()
+    rules, params = Rules.split(policy)
+    rules.check()
+    check_params(criterion, params)
 
 
 def scored(table: pa.Table, criterion: str, **policy: Any) -> pa.Table:
@@ -73,9 +75,9 @@ def scored(table: pa.Table, criterion: str, **policy: Any) -> pa.Table:
 
 def fused(rows: pa.Table, criterion: str) -> pa.Table:
     """The rows of `scored` with one `score`: of a fusion, by the ranks within the round."""
-    fuses = find(criterion).fuses
     if "score" in rows.column_names:
         return rows
+    fuses = find(criterion).fuses
     value, rounds = np.full(len(rows), np.nan), rows["round"].to_numpy()
     for number in np.unique(rounds):
         at = rounds == number

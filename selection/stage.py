@@ -59,10 +59,11 @@ def select_round(
     beside = pa.concat_tables([s.read(["instance_id", "bbox", "photo_id"]) for s in sources])
     if rules.per_user is not None:
         beside = _with_authors(beside, lake, pseudo.category)
-    # `keypoints` goes along for the number of joints.
-    wanted = {"keypoints", "instance_id", "round", *CRITERIA[criterion].columns}
+    wanted = {"instance_id", "round", *CRITERIA[criterion].columns}
+    if "keypoints_mt" in wanted or rules.per_view is not None:
+        wanted.add("keypoints")  # the number of joints; the viewpoint
     if rules.gate is not None:
-        wanted.add("keypoints_3d")
+        wanted |= {"keypoints", "keypoints_3d"}
     columns = [c for c in schema("pseudo_labels").names if c in wanted]
     parts_scored = [scored(_beside(pseudo.read(columns, [part]), beside), criterion, **policy) for part in parts]
     # A key may stand in two parts after a restart.

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from selection.columns import all_null, by_blocks, confidences, places
-from tables import QUADRUPED
+from tables import QUADRUPED, InputError
 
 VIEW_NAMES = ("front", "front right", "right", "back right", "back", "back left", "left", "front left")
 VIEWS = len(VIEW_NAMES)
@@ -49,6 +49,10 @@ def viewpoint_histogram(table: pa.Table, selected: np.ndarray | None = None) -> 
 
 def _azimuth(rows: pa.Table) -> np.ndarray:
     x, weight = places(rows, "keypoints", 3)[..., 0], confidences(rows)
+    if x.shape[1] != len(QUADRUPED):
+        raise InputError(
+            "keypoints", f"{x.shape[1]} joints", f"viewpoints are told by the {len(QUADRUPED)} joints we name"
+        )
     seen = np.isfinite(x) & (weight >= CONFIDENT)
     forward = _mean(x, seen, FORE) - _mean(x, seen, REAR)
     pairs = seen[:, LEFT] & seen[:, RIGHT]

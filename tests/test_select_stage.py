@@ -170,7 +170,7 @@ def test_what_is_kept_again_and_from_where_it_is_seen(tmp_path: Path) -> None:
     assert overlap(lake, two, two.read(), "cf_cm2", 2) == "overlap with round 1 (Jaccard): 0.50"
     assert overlap(lake, one, one.read(), "cf_cm2", 1) is None
     # The joints of these have no confidence.
-    assert spread(first, one.read()).startswith("seen from front 0, front right 0, right 0")
+    assert spread(first, one.read(), 1).startswith("seen from front 0, front right 0, right 0")
 
 
 def run(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:

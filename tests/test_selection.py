@@ -197,6 +197,8 @@ def test_bad_arguments_are_named() -> None:
         score("best", t)
     with pytest.raises(InputError, match="seed=1: `kp_conf` takes no parameters"):
         score("kp_conf", t, seed=1)
+    with pytest.raises(InputError, match="seed=1: `rank_fusion` takes no parameters"):
+        select(t, "rank_fusion", 1, seed=1)
     with pytest.raises(InputError, match="cannot be compared with 15 joints"):
         score("cf_cm", t.set_column(3, "keypoints_aux", to_column(np.zeros((3, 45)))))
     with pytest.raises(InputError, match="instance_id"):
