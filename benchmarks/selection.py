@@ -10,6 +10,9 @@ by the CPU time of the process less that of making them, so it is of one core, w
 `aurc`: the criteria on the pseudo-labels of a `selftrain` run in the sandbox, whose truth no training sees. `error` of
 an instance: mean over its visible joints by the box's longer side, at most 0.5, which is also that of a detection that
 is none of the animals. `captured`: 0 is random choice, 100 the order of the errors (`selection.aurc_table`).
+
+`selected`: the 150 best by each: PCK at 0.1 of the joints that training would see, how many are none of the animals,
+and from where they are seen, with and without the rules beside the criterion.
 """
 
 from __future__ import annotations
@@ -29,9 +32,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from selection import CRITERIA, aurc_table, score, select_stream
+from selection import (
+    CRITERIA,
+    VIEW_NAMES,
+    aurc_table,
+    passing,
+    pseudo_label_pck,
+    score,
+    select,
+    select_stream,
+    viewpoint_histogram,
+)
 from tables import Lake, join_rows, schema, to_column, to_numpy
 
 BATCH = 16_384
@@ -57,7 +71,7 @@ def main() -> None:
         "kept": KEPT, "speed": [apart(c, args.rows) for c in args.criteria],
     }  # fmt: skip
     if args.lake:
-        out["aurc"] = areas(Lake(args.lake))
+        out["sandbox"] = areas(Lake(args.lake))
     text = json.dumps(out, indent=1) + "\n"
     if args.out:
         Path(args.out).write_text(text, encoding="utf-8")
@@ -130,8 +144,29 @@ def areas(lake: Lake) -> list[dict[str, Any]]:
         table = aurc_table(rows, error).to_pylist()
         for row in table:
             row |= {"aurc": round(row["aurc"], 4), "captured": round(row["captured"], 1)}
-        found.append({"pseudo_labels": pseudo.slot, "mean_error": round(float(error.mean()), 4), "criteria": table})
+        kept = [chosen(rows, c) for c in [r["criterion"] for r in table if r["criterion"] != "oracle"] + ["all"]]
+        kept += [chosen(rows, c, **rule) for c in ("cf_cm2", "kp_conf") for rule in ({"gate": 0.1}, {"per_view": 30})]
+        mean = round(float(error.mean()), 4)
+        found.append({"pseudo_labels": pseudo.slot, "mean_error": mean, "aurc": table, "selected": kept})
+        found[-1]["views"] = ", ".join(VIEW_NAMES)
     return found
+
+
+def chosen(rows: pa.Table, criterion: str, top_n: int = 150, **rule: Any) -> dict[str, Any]:
+    """How good the selected pseudo-labels are; a gate's masked joints do not count."""
+    made = select(rows, criterion, top_n, **rule)
+    ids = made.filter(made["selected"])["instance_id"]
+    rows = rows.take(pc.index_in(ids, rows["instance_id"]).combine_chunks())
+    keep = passing(rows, rule["gate"]) if "gate" in rule else np.ones((len(rows), 16), bool)
+    truth = to_numpy(rows["truth_keypoints"], 16, 3) * keep[..., None]
+    share = len(rows) and rows["truth_keypoints"].null_count / len(rows)
+    rows = rows.set_column(rows.column_names.index("truth_keypoints"), "truth_keypoints", to_column(truth))
+    good = pseudo_label_pck(rows, np.ones(len(rows), bool), (0.1,))[0]
+    return {
+        "criterion": criterion, **rule, "instances": len(rows), "pck_0.1": round(float(good), 1),
+        "other_animals": round(100 * share, 1),
+        "views": " ".join(str(n) for n in viewpoint_histogram(rows)),
+    }  # fmt: skip
 
 
 def true_keypoints(rows: pa.Table, truth: Path, overlap: float = 0.3) -> pa.Array:

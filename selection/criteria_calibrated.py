@@ -1,5 +1,8 @@
 """Confidence that means what it says: the expected share of correct joints. Cost: one pass of the 2D net, as `kp_conf`,
 and one over a labelled slice it was not trained on, from which `calibrate` draws the curve.
+
+The curve holds where it was drawn: labels that are easier than the web make it too sure of the web (in the sandbox, the
+calibration error on the web is 0.10 before and 0.20 after; the ranking hardly moves).
 """
 
 from __future__ import annotations
