@@ -226,16 +226,10 @@ class Dataset:
         keys = KEYS[self.table]
         order = ["status"] if self.table == "photos" else []
         want = None if columns is None else list(dict.fromkeys([*columns, *keys, *order]))
-        tables = [
-            from_disk(
-                pq.read_table(
-                    self.files.full(f"{self.path}/{manifest['file']}"),
-                    columns=want, filesystem=self.files.fs, partitioning=None,
-                ),
-                manifest["widths"],
-            )
-            for manifest in manifests.values()
-        ]  # fmt: skip
+        tables = []
+        for manifest in manifests.values():
+            with self.files.fs.open_input_file(self.files.full(f"{self.path}/{manifest['file']}")) as f:
+                tables.append(from_disk(pq.ParquetFile(f).read(want), manifest["widths"]))
         rows = self._apply_overlay(unique_rows(pa.concat_tables(tables), keys))
         return rows if columns is None else rows.select(list(columns))
 
