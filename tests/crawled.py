@@ -56,7 +56,14 @@ def crawled(folder: Path, side: int = 64, **first: Any) -> Dataset:
         part = rows[i * 7 : i * 7 + 7]
         began = 1_700_000_000.0 + 4 * i + 3600 * (i > 1)
         table = pa.Table.from_pylist(part, schema("photos"))
-        dataset.write(name, table, schema("photos"), began=began, ended=began + 8, **summarise(part))
+        dataset.write(
+            name,
+            table,
+            schema("photos"),
+            began=began,
+            ended=began + 8,
+            **summarise(part, [len(r["bytes"] or b"") for r in part]),
+        )
     copies = [rows[22]["photo_id"], rows[23]["photo_id"]]
     dataset.overlay(pa.table({"photo_id": copies, "duplicate_of": [rows[1]["photo_id"]] * 2}))
     dataset.finish("state", SUMMARY)
