@@ -35,7 +35,7 @@ def main(cfg: Any) -> None:
 def check_detector(name: str, known: Sequence[str] = ("own",)) -> None:
     """Raise InputError for a detector that is not among `known`: the loop trains its own."""
     if name not in known:
-        raise InputError("detector", name, f"use {' or '.join(known)}")
+        raise InputError("detector", name, f"use one of {', '.join(known)}")
 
 
 def detect(

@@ -140,6 +140,22 @@ def test_other_rules_make_another_dataset(
     assert max(np.unique(other.read(["photo_id"])["photo_id"].to_numpy(), return_counts=True)[1]) == 1
 
 
+def test_another_detector_makes_another_dataset(
+    lake: Lake, photos: Dataset, instances: Dataset, shared_data: Path, ray_local: SimpleNamespace
+) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra: pip install 'wildshape[onnx]'")
+    model = str(shared_data / "detector" / "yolox_nano.onnx")
+    with pytest.raises(InputError, match=r"detect\.classes=null: the detector does not know quadruped"):
+        detect(lake, CATEGORY, photos, model, RULES, None, "onnx")  # no resources: nothing may start
+    rules = {**RULES, "score": 0.05, "classes": ["horse", "cow", "sheep", "dog"]}
+    found = detect(lake, CATEGORY, photos, model, rules, ray_local, "onnx")
+    assert found.fingerprint != instances.fingerprint
+    summary = (found.finished() or {})["summary"]
+    assert summary["photos"] == (instances.finished() or {})["summary"]["photos"]
+    assert summary["other_class"] > 0
+    assert summary["instances"] == len(found.read(["instance_id"]))
+
+
 def test_near_duplicates_are_marked_at_detection_and_left_out_afterwards(
     lake: Lake, photos: Dataset, detector: str, ray_local: SimpleNamespace
 ) -> None:
