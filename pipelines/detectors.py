@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+import pyarrow as pa
 
 from tables import Files, InputError
 
@@ -100,10 +101,13 @@ def read_model(path: str) -> bytes:
     """A model file in a folder or a bucket.
 
     Raises:
-        InputError: no such file.
+        InputError: no such file, or it cannot be read.
     """
     folder, _, name = path.rpartition("/")
-    data = Files(folder or ".").read(name)
+    try:
+        data = Files(folder or ".").read(name)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError("model", path, f"cannot be read ({str(error).splitlines()[0]})") from error
     if data is None:
         raise InputError("model", path, "no such file")
     return data

@@ -126,7 +126,11 @@ def test_a_wrong_onnx_file_is_one_line(yolox: str, tmp_path: Path) -> None:
     before = identity("onnx", str(tmp_path / "few.onnx"))
     (tmp_path / "few.txt").write_text("deer\nelk\n")
     assert identity("onnx", str(tmp_path / "few.onnx")) != before == identity("onnx", yolox)
-    for name, message in (("bad", "not a YOLOX export"), ("few", "names of its 80 classes"), ("gone", "no such file")):
+    (tmp_path / "folder.onnx").mkdir()
+    for name, message in (
+        ("bad", "not a YOLOX export"), ("few", "names of its 80 classes"), ("gone", "no such file"),
+        ("folder", "cannot be read"),
+    ):  # fmt: skip
         with pytest.raises(InputError, match=message) as caught:
             open_detector("onnx", str(tmp_path / f"{name}.onnx"), rules(), "cpu")
         assert "\n" not in str(caught.value)
