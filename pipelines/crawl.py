@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from tables import Dataset, InputError, Lake, check_category, fingerprint, schema
 from trainers.app import command
@@ -40,10 +42,12 @@ def crawl(
         `status` (rows by status), `duplicates, photos` (ok and no duplicate), `suspects` (bytes that many photos have).
 
     Raises:
-        InputError: the source or an option is wrong, or no row passes the filters; before anything is fetched.
+        InputError: the source or an option is wrong, no row passes the filters, or another crawl is at work in the same
+            dataset; before anything is fetched.
         RuntimeError: more shards were lost than `resources.failure_budget` allows.
     """
     from pipelines.crawl_page import write_page
+    from pipelines.crawl_worker import spool_folder
     from pipelines.fetch_options import FetchOptions
     from pipelines.plan import make_plan, needs_ray
     from pipelines.sources import check_source
@@ -54,9 +58,10 @@ def crawl(
         raise InputError("retry", retry, "null or failed")
     options, limits = check_source(source, category), FetchOptions.from_config(fetch)
     if options.mirror and options.mirror.startswith("file:"):
-        limits = replace(limits, allow_files=(*limits.allow_files, urlsplit(options.mirror).path))
+        limits = replace(limits, allow_files=(*limits.allow_files, unquote(urlsplit(options.mirror).path)))
     dataset = open_dataset(lake, category, options, limits.identity())
     with ExitStack() as held:
+        held.enter_context(_alone(dataset))
         if needs_ray(options, dataset):
             held.enter_context(connect(resources))
         plan = make_plan(dataset, options, resources)
@@ -70,6 +75,7 @@ def crawl(
             summary = {**plan.counts, "fetched": fetched, **tally(dataset)}
             write_page(dataset, summary)
             dataset.finish(input_state, summary)
+            shutil.rmtree(spool_folder(dataset), ignore_errors=True)
             return dataset, summary
     return dataset, {**plan.counts, "fetched": 0, **tally(dataset)}
 
@@ -79,23 +85,40 @@ def open_dataset(lake: Lake, category: str, options: SourceOptions, limits: Mapp
     return lake.dataset("photos", category, {"stage": "crawl", "version": 2, "source": options.identity(), **limits})
 
 
+@contextmanager
+def _alone(dataset: Dataset) -> Iterator[None]:
+    """Hold the dataset against other crawls, as far as the disk of a local lake can tell of them; a kill lets go.
+
+    Raises:
+        InputError: another crawl holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    if "://" in dataset.files.uri:
+        yield
+        return
+    folder = os.path.join(dataset.files.uri, dataset.path)
+    os.makedirs(folder, exist_ok=True)
+    try:
+        with FileLock(os.path.join(folder, "_lock"), timeout=0):
+            yield
+    except Timeout:
+        raise InputError("lake", dataset.files.uri, f"another crawl is at work in {dataset.path}: let it end") from None
+
+
 def _fetch(dataset: Dataset, plan: Plan, limits: Any, resources: Any, input_state: str, retry: str | None) -> int:
     """Fetch every shard of the plan; return how many URLs were asked for in this run."""
     from pipelines.crawl_progress import show
-    from pipelines.crawl_worker import CrawlWorker
+    from pipelines.crawl_worker import CrawlWorker, reopen
     from pipelines.hosts import keeper_actor
     from pipelines.stage import run_stage
 
-    again = ""
+    again = 0
     if retry:
-        passes = [p.split("-")[1] for p in dataset.parts() if p.count("-") == 2]
-        again = f"r{max((int(p[1:]) for p in passes), default=0) + 1:03d}-"
-    if dataset.finished() is None:
-        # An interrupted crawl: where no host could be reached, it was the network (or, with the driver, the sandbox's
-        # origin) that was gone, not the photos. Such blocks are fetched again, whole.
-        for part, manifest in dataset.manifests().items():
-            if manifest["refused"]:
-                dataset.forget(part)
+        again = 1 + max((m["pass"] for m in dataset.manifests().values()), default=0)
+    elif dataset.finished() is None:
+        reopen(dataset)
+    dataset.unfinish()
     alone = min(int(resources.actors), len(plan.shards)) == 1
     args = {"dataset": dataset, "plan": plan, "limits": asdict(limits), "again": again}
     args["keeper"] = None if alone else keeper_actor(limits)

@@ -36,10 +36,10 @@ class CrawlWorker:
         dataset: the `photos` dataset to commit to.
         limits: fields of `FetchOptions`.
         keeper: holds the limits of hosts for all actors together; None where there is one actor.
-        again: part-name prefix of a new pass over failures that can heal; "" fetches what is not there yet.
+        again: number of the pass that also goes over failures that can heal; 0 fetches what is not there yet.
     """
 
-    def __init__(self, dataset: Dataset, plan: Plan, limits: dict[str, Any], keeper: Any, again: str) -> None:
+    def __init__(self, dataset: Dataset, plan: Plan, limits: dict[str, Any], keeper: Any, again: int = 0) -> None:
         from pipelines.fetch import Fetcher
         from pipelines.fetch_options import FetchOptions
 
@@ -54,11 +54,11 @@ class CrawlWorker:
         self.fetcher = Fetcher(self.options, keeper)
 
     def __call__(self, part: str, payload: Any) -> Mapping[str, int]:
-        rows = missing(self.dataset, part, self.plan.shard(part).to_pylist(), bool(self.again))
+        rows = missing(self.dataset, part, self.plan.shard(part).to_pylist(), failed=self.again > 0)
         if not rows:
             return {}
         spool = Spool(os.path.join(spool_folder(self.dataset), part))
-        shard = _Shard(self.dataset, f"{part}-{self.again}", rows, self.options.block, spool)
+        shard = _Shard(self.dataset, part, self.again, rows, self.options.block, spool)
         try:
             fetched = {r["photo_id"] for r in left_behind(spool) if shard.keep(r)}
             for row in self.fetcher.stream(r for r in rows if r["photo_id"] not in fetched):
@@ -72,8 +72,9 @@ class CrawlWorker:
 class _Shard:
     """Rows of a shard on their way from ended to committed."""
 
-    def __init__(self, dataset: Dataset, prefix: str, rows: Sequence[Row], block: int, spool: Spool) -> None:
-        self.dataset, self.prefix, self.spool = dataset, prefix, spool
+    def __init__(self, dataset: Dataset, name: str, again: int, rows: Sequence[Row], block: int, spool: Spool) -> None:
+        self.dataset, self.again, self.spool = dataset, again, spool
+        self.prefix = f"{name}-r{again:03d}-" if again else f"{name}-"
         self.ids = [r["photo_id"] for r in rows]
         self.index = {name: i for i, name in enumerate(self.ids)}
         self.block = block
@@ -105,7 +106,12 @@ class _Shard:
         span = range(number * self.block, min((number + 1) * self.block, len(self.ids)))
         refs = [self.refs.pop(i) for i in span]
         rows, photos = self.spool.rows(refs), schema("photos")
-        notes = {"began": self.began, "ended": time.time(), **summarise(rows, [ref.body for ref in refs])}
+        notes = {
+            "began": self.began,
+            "ended": time.time(),
+            "pass": self.again,
+            **summarise(rows, [ref.body for ref in refs]),
+        }
         self.status.update(notes["status"])
         at = photos.get_field_index("bytes")
         table = pa.Table.from_pylist(rows, photos.remove(at)).add_column(at, "bytes", self.spool.bodies(refs))
@@ -113,15 +119,35 @@ class _Shard:
 
 
 def missing(dataset: Dataset, shard: str, rows: Sequence[Row], failed: bool) -> list[Row]:
-    """Rows of the shard without a committed row; with `failed`, only those whose committed failure can heal."""
+    """Rows of the shard without a committed row; with `failed`, also those whose committed failure can heal."""
     from pipelines.fetch import HEALABLE
 
     parts = dataset.parts(tuple(f"{name}-" for name in lineage(shard)))
     have = dataset.read(["photo_id", "status"], parts).to_pydict() if parts else {"photo_id": [], "status": []}
     status = dict(zip(have["photo_id"], have["status"], strict=True))
-    if failed:
-        return [r for r in rows if status.get(r["photo_id"]) in HEALABLE]
-    return [r for r in rows if r["photo_id"] not in status]
+    again = HEALABLE if failed else frozenset()
+    return [r for r in rows if r["photo_id"] not in status or status[r["photo_id"]] in again]
+
+
+def reopen(dataset: Dataset) -> None:
+    """Take back the parts of an interrupted crawl in which a host refused to be reached, for a fetch of those rows.
+
+    It may have been the network that was gone (or, with the driver, the sandbox's origin), not the photo. The other
+    rows go to the spool: they are not fetched again, and the part becomes what it would have been.
+    """
+    for part, manifest in dataset.manifests().items():
+        if not manifest["refused"]:
+            continue
+        spool = Spool(os.path.join(spool_folder(dataset), part.partition("-")[0]))
+        for row in dataset.read(parts=[part]).to_pylist():
+            if not _refused(row):
+                spool.append({**row, "duplicate_of": None})
+        spool.close()
+        dataset.forget(part)
+
+
+def _refused(row: Mapping[str, Any]) -> bool:
+    return (row["error"] or "").startswith("ClientConnectorError:")
 
 
 def part_name(prefix: str, ids: Sequence[str]) -> str:
@@ -152,7 +178,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], sizes: Sequence[int]) -> dict[s
         "body_bytes": sum(sizes),
         "status": dict(sum((h["status"] for h in hosts.values()), Counter())),
         "hosts": {name: {**h, "status": dict(h["status"])} for name, h in hosts.items()},
-        "refused": sum((r["error"] or "").startswith("ClientConnectorError:") for r in rows),
+        "refused": sum(map(_refused, rows)),
     }
 
 

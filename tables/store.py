@@ -162,6 +162,11 @@ class Dataset:
         done = {"input_state": input_state, "finished_at": now, "summary": dict(summary or {})}
         self.files.write_json(f"{self.path}/_finished.json", done)
 
+    def unfinish(self) -> None:
+        """Take the mark back before more is committed, so that nobody takes a half-extended dataset for a whole one."""
+        if self.finished() is not None:
+            self.files.fs.delete_file(self.files.full(f"{self.path}/_finished.json"))
+
     def overlay(self, rows: pa.Table) -> None:
         """Replace columns of committed rows at reading time, by the table's key (say, `duplicate_of`)."""
         sink = pa.BufferOutputStream()
@@ -227,7 +232,8 @@ class Dataset:
         order = ["status"] if self.table == "photos" else []
         want = None if columns is None else list(dict.fromkeys([*columns, *keys, *order]))
         tables = []
-        for manifest in manifests.values():
+        # Of two failures the one of the later pass counts: rows are made unique by the first that stands.
+        for manifest in sorted(manifests.values(), key=lambda m: -m.get("pass", 0)):
             with self.files.fs.open_input_file(self.files.full(f"{self.path}/{manifest['file']}")) as f:
                 tables.append(from_disk(pq.ParquetFile(f).read(want), manifest["widths"]))
         rows = self._apply_overlay(unique_rows(pa.concat_tables(tables), keys))

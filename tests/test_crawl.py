@@ -12,16 +12,17 @@ from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from pipelines.crawl import crawl, mark_duplicates, open_dataset, show_summary
-from pipelines.crawl_worker import CrawlWorker, missing, spool_folder
+from pipelines.crawl import _alone, crawl, mark_duplicates, open_dataset, show_summary
+from pipelines.crawl_worker import CrawlWorker, missing, reopen, spool_folder
 from pipelines.fetch_options import FetchOptions
 from pipelines.plan import make_plan
 from pipelines.sources import check_source
 from pipelines.spool import Spool
 from sandbox.origin import Origin
-from tables import InputError, Lake
+from tables import InputError, Lake, schema
 
 NO_RAY = SimpleNamespace(address="nobody-listens:1", actors=1, cpus=1, gpus=0, threads=1, failure_budget=0.0)
 FETCH = {"allow_hosts": ["127.0.0.1"], "block": 8, "backoff_s": 0.01, "attempts": 2}
@@ -110,7 +111,7 @@ def prepared(lake, web, origin):
     options, limits = check_source(web.source(origin), "deer"), FetchOptions.from_config(FETCH)
     dataset = open_dataset(lake, "deer", options, limits.identity())
     plan = make_plan(dataset, options, NO_RAY)
-    return dataset, plan, CrawlWorker(dataset, plan, asdict(limits), None, "")
+    return dataset, plan, CrawlWorker(dataset, plan, asdict(limits), None)
 
 
 def test_a_shard_is_committed_in_blocks_and_what_was_spooled_is_not_fetched_again(tmp_path, web):
@@ -132,6 +133,14 @@ def test_a_shard_is_committed_in_blocks_and_what_was_spooled_is_not_fetched_agai
         assert [m["rows"] for m in dataset.manifests().values()].count(8) == 3
         assert missing(dataset, shard, rows, failed=False) == []
         assert [r["photo_id"] for r in missing(dataset, shard, rows, failed=True)] == ["yfcc:204"]
+        # A later pass over the failure finds it gone for good, and that is what counts then.
+        origin.behaviours["/1/204_s.jpg"] = {"status": 410}
+        second = CrawlWorker(dataset, plan, asdict(FetchOptions.from_config(FETCH)), None, again=1)
+        assert second(shard, None)["gone"] == 1
+        second.fetcher.close()
+        status = {r["photo_id"]: r["status"] for r in dataset.read(["photo_id", "status"]).to_pylist()}
+        assert status["yfcc:204"] == "gone"
+        assert missing(dataset, shard, rows, failed=True) == []
         assert worker(shard, None) == {}
         worker.fetcher.close()
     mark_duplicates(dataset)
@@ -141,7 +150,54 @@ def test_a_shard_is_committed_in_blocks_and_what_was_spooled_is_not_fetched_agai
     for manifest in dataset.manifests().values():
         hosts.update({h: sum(v["status"].values()) for h, v in manifest["hosts"].items()})
         assert manifest["body_bytes"] == sum(v["bytes"] for v in manifest["hosts"].values())
-    assert hosts == {"127.0.0.1": 25}
+    assert hosts == {"127.0.0.1": 26}
+
+
+def test_what_was_refused_before_a_kill_is_asked_again_and_nothing_else(tmp_path, web):
+    with Origin(web.path) as origin:
+        dataset, plan, worker = prepared(Lake(str(tmp_path / "lake")), web, origin)
+        (shard,) = plan.shards
+        rows = plan.shard(shard).to_pylist()
+        worker(shard, None)
+        undisturbed = dataset.state()
+        # The same crawl, whose network went away in the middle of a block.
+        for part in dataset.parts()[:2]:
+            held = dataset.read(parts=[part]).to_pylist()
+            held[3] |= {"status": "server_error", "error": "ClientConnectorError: gone", "bytes": None, "sha256": None}
+            table = pa.Table.from_pylist(held, schema("photos"))
+            dataset.write(part, table, schema("photos"), refused=1)
+        before = origin.requests.copy()
+        reopen(dataset)
+        assert 0 < len(missing(dataset, shard, rows, failed=False)) <= 16
+        worker(shard, None)
+        worker.fetcher.close()
+    assert dataset.state() == undisturbed
+    asked = origin.requests - before
+    asked.pop("/1/204_s.jpg", None)  # a failure that can heal is asked again with its block
+    assert sum(asked.values()) <= 2
+
+
+def test_two_crawls_do_not_work_in_one_dataset(tmp_path, web):
+    lake = Lake(str(tmp_path / "lake"))
+    with Origin(web.path) as origin:
+        dataset, _, worker = prepared(lake, web, origin)
+        worker.fetcher.close()
+        with _alone(dataset), pytest.raises(InputError, match="another crawl is at work"):
+            crawl(lake, "deer", web.source(origin), FETCH, NO_RAY)
+
+
+@pytest.mark.ray
+def test_a_retry_also_fetches_what_was_never_asked(tmp_path, web, ray_local):
+    lake = Lake(str(tmp_path / "lake"))
+    with Origin(web.path) as origin:
+        crawl(lake, "deer", web.source(origin), FETCH, ray_local)
+    web.photo("301", seed=301)
+    web.write()
+    with Origin(web.path) as origin:
+        _, summary = crawl(lake, "deer", web.source(origin), FETCH, ray_local, retry="failed")
+        assert origin.requests["/1/301_s.jpg"] == 1
+    assert sum(summary["status"].values()) == summary["wanted"] == 26
+    assert not list((tmp_path / "lake").rglob("*.spool"))
 
 
 @pytest.mark.ray
