@@ -63,7 +63,7 @@ def hashes(values: pa.ChunkedArray) -> np.ndarray:
 
 
 def set_digest(ids: pa.ChunkedArray) -> int:
-    """A number for a set of strings, in whatever order; that of two sets without a common member is the sum, mod 2^64."""
+    """A number for a set of strings in whatever order; those of two sets without a common member add up, mod 2^64."""
     return int(hashes(ids).sum(dtype=np.uint64))
 
 
