@@ -97,6 +97,23 @@ def test_parquet_by_row_groups(tmp_path):
         check_source(source(path, url_column="picture"), "deer")
 
 
+@pytest.mark.parametrize(
+    ("kind", "taken"),
+    [
+        (pa.timestamp("s"), [10**4, 10**15]),
+        (pa.timestamp("ms", "UTC"), [10**4, -(10**15)]),
+        (pa.date32(), [10**4, 10**8]),
+        (pa.list_(pa.timestamp("s")), [[10**4], [10**15]]),
+    ],
+)
+def test_a_date_that_python_has_none_for_tells_nothing(tmp_path, kind, taken):
+    path = tmp_path / "far.parquet"
+    urls = ["http://h.org/0.jpg", "http://h.org/1.jpg"]
+    pq.write_table(pa.table({"url": urls, "taken": pa.array(taken, kind)}), path)
+    assert [r["url"] for r in read(path).rows] == urls
+    assert [r["url"] for r in read(path, taken=[None, 2050]).rows] == ([] if pa.types.is_list(kind) else urls[:1])
+
+
 def test_csv_with_quotes(tmp_path):
     path = tmp_path / "list.csv"
     with open(path, "w", newline="") as f:
@@ -124,7 +141,7 @@ def test_sqlite_in_ranges_of_rowid(tmp_path):
         db.executemany(f"INSERT INTO yfcc100m_dataset VALUES ({', '.join('?' * 23)})", rows)
         db.execute("DELETE FROM yfcc100m_dataset WHERE rowid = 2")
     db.close()
-    options = check_source(source(path, range_mb=0.001), "deer")
+    options = check_source(source(path, range_mb=path.stat().st_size / 4 / 2**20), "deer")
     assert options.format == "sqlite"
     assert splits(options) == [{"first": 1, "last": 2}, {"first": 3, "last": 4}, {"first": 5, "last": 6},
                                {"first": 7, "last": 7}]  # fmt: skip
@@ -141,6 +158,34 @@ def test_sqlite_in_ranges_of_rowid(tmp_path):
     (tmp_path / "cut.db").write_bytes(path.read_bytes()[:5000])
     with pytest.raises(InputError, match="SQLite"):
         Found(check_source(source(tmp_path / "cut.db"), "deer"))
+
+
+def database(path, rows, key="photoid", kind=""):
+    with sqlite3.connect(path) as db:
+        db.execute(f"CREATE TABLE t ({', '.join([key, *YFCC_V1[1:]])}) {kind}")
+        db.executemany(f"INSERT INTO t VALUES ({', '.join('?' * 23)})", rows)
+    db.close()
+    return path
+
+
+def test_sqlite_with_photo_ids_as_rowids(tmp_path):
+    keyed = "photoid INTEGER PRIMARY KEY"
+    path = database(tmp_path / "sparse.db", [v1(key=k).split("\t") for k in ("1", "2", str(4 * 10**15))], keyed)
+    options = check_source(source(path, range_mb=0.001), "deer")
+    assert len(splits(options)) == 2
+    assert Found(options).ids == ["yfcc:1", "yfcc:2", "yfcc:4000000000000000"]
+    path = database(tmp_path / "bare.db", [], keyed, "WITHOUT ROWID")
+    with pytest.raises(InputError, match="is WITHOUT ROWID; copy it"):
+        check_source(source(path), "deer")
+
+
+def test_sqlite_values_with_a_tab_or_a_nul(tmp_path):
+    rows = [v1(key=str(k), tags="").split("\t") for k in range(4)]
+    rows[0][6], rows[1][6], rows[2][14], rows[3][6] = "two\tdeer\nin\tfog", "a\tcat", "http://h.org/c.jpg\0x", None
+    rows[3][7] = b"a\tdeer"
+    found = read(database(tmp_path / "odd.db", rows))
+    assert found.ids == ["yfcc:0", "yfcc:2", "yfcc:3"]
+    assert (found.rows[1]["url"], found.dropped, found.rejects) == ("http://h.org/c.jpg", {"words": 1}, [])
 
 
 def test_where_bytes_come_from(tmp_path):
