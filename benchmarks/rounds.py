@@ -30,6 +30,7 @@ import yaml
 
 from benchmarks.wild import wild_instances
 from models.checkpoint import load_checkpoint, weights_digest
+from pipelines.detect_rules import in_force
 from pipelines.detect_worker import DetectWorker
 from pipelines.keypoint_worker import KeypointWorker
 from selection import CRITERIA, select_round
@@ -128,7 +129,7 @@ def in_the_wild(
 
 def detected(lake: Lake, config: Mapping[str, Any], photos: Dataset, model: str) -> Dataset:
     """The instances that this detector finds, as `pipelines.detect` makes them."""
-    weights = fingerprint({"weights": weights_digest(model), "rules": config["detect"]})
+    weights = fingerprint({"weights": weights_digest(model), "rules": in_force(config["detect"])})
     out = lake.dataset("instances", config["category"], {"detector": weights, "photos": photos.fingerprint})
     worker = DetectWorker(photos, out, model, weights, config["category"], config["detect"])
     for part in photos.manifests().keys() - out.manifests().keys():

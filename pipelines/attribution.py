@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import os
 import re
+import shutil
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import ExitStack
+from tempfile import TemporaryFile
 from types import TracebackType
 from typing import Any
 
@@ -16,6 +19,8 @@ _URL = re.compile(r"https?://\S+$", re.IGNORECASE)
 _COMMONS = re.compile(
     r"creativecommons\.org/(licenses|publicdomain)/([a-z-]+)(?:/([\d.]+))?(?:/([a-z]{2,3})(?=/|$))?", re.IGNORECASE
 )
+# What a formula begins with, the full-width forms that some spreadsheets read alike included.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _PUBLIC_DOMAIN = {"zero": "CC0", "mark": "Public Domain Mark"}
 
 
@@ -41,41 +46,56 @@ def web_link(url: str | None) -> str:
 
 
 class Attribution:
-    """Writes `ATTRIBUTION.csv` photo by photo, and `ATTRIBUTION.md`, the same for people, at the end."""
+    """Writes `ATTRIBUTION.csv` photo by photo, and `ATTRIBUTION.md`, the same for people, at the end.
+
+    A cell that a spreadsheet would take for a formula begins with an apostrophe in the CSV; the shards keep the text
+    as it was. Memory stays flat in the number of photos.
+    """
 
     def __init__(self, folder: str, title: str) -> None:
         self._csv, self._md = (os.path.join(folder, f"ATTRIBUTION.{end}") for end in ("csv", "md"))
-        self._title, self.licences = title, Counter[tuple[str, str]]()
+        self._folder, self._title, self.licences = folder, title, Counter[tuple[str, str]]()
 
     def __enter__(self) -> Attribution:
-        self._file = open(self._csv, "w", encoding="utf-8", newline="")
-        self._rows = csv.DictWriter(self._file, COLUMNS, extrasaction="ignore", lineterminator="\n")
-        self._rows.writeheader()
+        with ExitStack() as held:
+            file = held.enter_context(open(self._csv, "w", encoding="utf-8", newline=""))
+            # The lines of the Markdown file, which come after the totals that only the end knows.
+            self._lines = held.enter_context(TemporaryFile("w+", encoding="utf-8", newline="", dir=self._folder))
+            self._rows = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            self._rows.writeheader()
+            self._held = held.pop_all()
         return self
 
     def add(self, file: str, key: str, photo: Mapping[str, Any]) -> None:
         """A photo of the export: the shard it lies in, its key there, and its `license, license_url, author, ...`."""
-        self._rows.writerow({"file": file, "key": key, **photo})
+        row = {"file": file, "key": key, **photo}
+        self._rows.writerow({name: inert(row[name]) for name in COLUMNS})
         self.licences[photo["license"], photo["license_url"]] += 1
+        link = _link(photo["photo_id"], photo["page_url"] or photo["url"] or "")
+        licence = _link(photo["license"] or NO_LICENSE, photo["license_url"])
+        self._lines.write(f"- {link} by {_plain(photo['author'] or NO_AUTHOR)}, {licence}, in `{file}`\n")
 
     def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
-        self._file.close()
-        if kind is None:
-            self._write_md()
+        with self._held:
+            if kind is None:
+                self._write_md()
 
     def _write_md(self) -> None:
         total = sum(self.licences.values())
-        with open(self._md, "w", encoding="utf-8") as md, open(self._csv, encoding="utf-8", newline="") as rows:
+        with open(self._md, "w", encoding="utf-8", newline="") as md:
             md.write(f"# {_plain(self._title)}\n\n{total:,} photos. Whoever shows or passes on one of them names its ")
             md.write("author and its licence, links to both, and says so if the picture was changed.\n\n")
             md.write("| licence | photos |\n|---|---:|\n")
             for (name, url), n in sorted(self.licences.items(), key=lambda item: (-item[1], item[0])):
                 md.write(f"| {_link(name or NO_LICENSE, url)} | {n:,} |\n")
             md.write("\n## Photos\n\n")
-            for row in csv.DictReader(rows):
-                photo = _link(row["photo_id"], row["page_url"] or row["url"])
-                licence = _link(row["license"] or NO_LICENSE, row["license_url"])
-                md.write(f"- {photo} by {_plain(row['author'] or NO_AUTHOR)}, {licence}, in `{row['file']}`\n")
+            self._lines.seek(0)
+            shutil.copyfileobj(self._lines, md)
+
+
+def inert(cell: str | None) -> str:
+    """A cell that no spreadsheet takes for a formula (OWASP, "CSV Injection"): an apostrophe before one that might."""
+    return f"'{cell}" if cell and cell.startswith(_FORMULA) else cell or ""
 
 
 def _link(text: str, url: str) -> str:

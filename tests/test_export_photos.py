@@ -18,7 +18,7 @@ import pytest
 from crawled import crawled, noise, row
 
 from pipelines import export_photos as exporting
-from pipelines.attribution import licence_of
+from pipelines.attribution import COLUMNS, Attribution, licence_of
 from pipelines.export_photos import Exported, Photo, export_photos
 from tables import Dataset, InputError, schema
 
@@ -83,6 +83,16 @@ def test_parquet_shards_carry_licence_author_and_page(dataset: Dataset, tmp_path
     assert (rows[4]["license"], rows[4]["license_url"]) == ("CC BY 2.0", "http://creativecommons.org/licenses/by/2.0/")
 
 
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Rows of a file whose fields may be longer than the csv module reads unless told."""
+    before = csv.field_size_limit(2**30)
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    finally:
+        csv.field_size_limit(before)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it leaves its files to the collector
 def test_webdataset_itself_reads_it(dataset: Dataset, tmp_path: Path) -> None:
     webdataset = pytest.importorskip("webdataset", reason="webdataset is not installed")
@@ -95,8 +105,7 @@ def test_webdataset_itself_reads_it(dataset: Dataset, tmp_path: Path) -> None:
 
 def test_attribution_names_every_photo(dataset: Dataset, tmp_path: Path) -> None:
     export_photos(dataset, "webdataset", str(tmp_path / "out"), 1)
-    with open(tmp_path / "out" / "ATTRIBUTION.csv", encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(tmp_path / "out" / "ATTRIBUTION.csv")
     assert [r["photo_id"] for r in rows] == PHOTOS
     assert {r["file"] for r in rows} == {p.name for p in (tmp_path / "out").glob("*.tar")}
     text = (tmp_path / "out" / "ATTRIBUTION.md").read_text(encoding="utf-8")
@@ -121,6 +130,28 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     text = (tmp_path / "out" / "ATTRIBUTION.md").read_text(encoding="utf-8")
     assert "- a:b/..\\_c by \\[x\\](http://evil) \\# \\<b\\>, licence not stated, in `photos-00000.tar`\n" in text
     assert next(iter(tars(tmp_path / "out"))) == "a_b%2F%2E%2E%5Fc.jpg"
+
+
+def test_a_name_may_be_of_any_length(tmp_path: Path) -> None:
+    author = 'Ana, "the photographer" ' * 6000  # more than the csv module reads into a field
+    dataset = crawled(tmp_path / "lake", author=author)
+    export_photos(dataset, "webdataset", str(tmp_path / "out"), 64)
+    rows = read_csv(tmp_path / "out" / "ATTRIBUTION.csv")
+    assert (len(rows), rows[0]["author"]) == (22, author)
+    assert f" by {author.strip()}, [CC BY 2.0]" in (tmp_path / "out" / "ATTRIBUTION.md").read_text(encoding="utf-8")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir())[:2] == ["ATTRIBUTION.csv", "ATTRIBUTION.md"]
+
+
+@pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20"])
+def test_no_cell_is_a_formula(begin: str, tmp_path: Path) -> None:
+    hostile = f'{begin}HYPERLINK("http://127.0.0.1/?"&A1,"see")'
+    with Attribution(str(tmp_path), "Photos") as out:
+        out.add("a.tar", "key", dict.fromkeys(COLUMNS[2:], hostile))
+        out.add("a.tar", "key", {**dict.fromkeys(COLUMNS[2:], f"a{hostile}"), "author": None, "license_url": ""})
+    first, second = read_csv(tmp_path / "ATTRIBUTION.csv")
+    assert first == {"file": "a.tar", "key": "key"} | dict.fromkeys(COLUMNS[2:], f"'{hostile}")
+    assert (second["author"], second["license_url"], second["photo_id"]) == ("", "", f"a{hostile}")
+    assert "'" not in (tmp_path / "ATTRIBUTION.md").read_text(encoding="utf-8")
 
 
 def test_keys_differ_where_ids_do() -> None:

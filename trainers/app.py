@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import hydra
 
 from tables import InputError
+from trainers.cluster import check_resources
 
 # Ray 2.60 writes a token to the home directory unless told otherwise; a local cluster listens on loopback only.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -19,10 +21,13 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
+_LEAVE_THE_LAKE = ("export", "template")  # commands that write nothing there: the lake may be read-only, or none
+
 
 def command(config_name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
     """Make `run(cfg)` the command of `conf/<config_name>.yaml`.
 
+    `resources` and `lake` are checked here, for every command alike, before anything starts.
     `InputError` prints as one line and exits with 2; other errors keep their traceback and exit with 1.
     """
 
@@ -30,6 +35,9 @@ def command(config_name: str) -> Callable[[Callable[[Any], None]], Callable[[], 
         @hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)
         def main(cfg: Any) -> None:
             try:
+                check_resources(cfg.get("resources"))
+                if config_name not in _LEAVE_THE_LAKE:
+                    check_lake(cfg.get("lake"))
                 run(cfg)
             except InputError as error:
                 sys.stderr.write(f"error: {error}\n")
@@ -38,3 +46,23 @@ def command(config_name: str) -> Callable[[Callable[[Any], None]], Callable[[], 
         return main
 
     return wrap
+
+
+def check_lake(lake: Any) -> None:
+    """Refuse a local lake that cannot be written to, or cannot be made; no trace of the attempt stays.
+
+    Only an attempt tells: access rights say nothing of read-only mounts and of what root may not do either.
+
+    Raises:
+        InputError: with the reason that the system gave.
+    """
+    path = os.path.abspath(str(lake).removeprefix("file://"))
+    if not lake or "://" in str(lake).removeprefix("file://") or os.path.isfile(path):
+        return  # `tables.Lake` says what is wrong with it, or it is not local
+    there = path
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    try:
+        TemporaryDirectory(prefix=".wildshape-", dir=there).cleanup()
+    except OSError as error:
+        raise InputError("lake", lake, f"cannot be written: {there}: {error.strerror}") from None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
@@ -13,6 +14,55 @@ from typing import Any
 from tables import InputError
 
 PACKAGES = ("conf", "models", "pipelines", "sandbox", "selection", "tables", "trainers")
+
+
+_ADDRESS = re.compile(r"auto|(ray://)?[^\s/]+:\d{1,5}")
+_MOST = 10_000  # of anything that is counted: far above any cluster, far below what overflows inside Ray
+_WHOLE, _NUMBER = "a whole number", "a number"
+# Least and most of each key of the section, which conf/base.yaml explains. Ray counts resources in steps of 0.0001.
+_BOUNDS: dict[str, tuple[str, float, float]] = {
+    "actors": (_WHOLE, 1, _MOST), "cpus": (_NUMBER, 0.0001, _MOST), "gpus": (_NUMBER, 0, _MOST),
+    "threads": (_WHOLE, 1, _MOST), "failure_budget": (_NUMBER, 0, 1), "train.workers": (_WHOLE, 1, _MOST),
+    "train.cpus": (_NUMBER, 0.0001, _MOST), "train.gpus": (_NUMBER, 0, _MOST), "train.threads": (_WHOLE, 1, _MOST),
+    "train.max_failures": (_WHOLE, 0, _MOST),
+}  # fmt: skip
+
+
+def check_resources(resources: Any) -> None:
+    """Refuse a `resources` section that no stage could run with, before anything starts.
+
+    Raises:
+        InputError: naming the key that is missing, unknown, of the wrong type or out of bounds.
+    """
+    from omegaconf import OmegaConf
+
+    given = OmegaConf.to_container(resources, resolve=True) if OmegaConf.is_config(resources) else resources
+    values = _flat("resources", given)
+    known = {"address", *_BOUNDS}
+    for name in sorted(known ^ values.keys()):
+        fix = "must be given" if name in known else f"no such key: use {', '.join(sorted(known))}"
+        raise InputError(f"resources.{name}", values.get(name, "null"), fix)
+    for name, (kind, least, most) in _BOUNDS.items():
+        value = values[name]
+        right = type(value) is int or (type(value) is float and kind is _NUMBER)
+        if not right or not least <= value <= most:
+            raise InputError(f"resources.{name}", value, f"must be {kind} between {least} and {most}")
+        if name.endswith("gpus") and value > 1 and value != int(value):
+            raise InputError(f"resources.{name}", value, "above 1, must be whole: only one GPU can be shared")
+    address = values["address"]
+    if address is not None and not (isinstance(address, str) and _ADDRESS.fullmatch(address)):
+        raise InputError("resources.address", address, "use null for a local Ray, auto or host:port for a cluster")
+
+
+def _flat(name: str, section: Any) -> dict[str, Any]:
+    """The keys of the section and of its `train`, which become `train.<key>`."""
+    if not isinstance(section, Mapping):
+        raise InputError(name, section, "is a section: set its keys one by one")
+    flat = {str(key): value for key, value in section.items() if key != "train"}
+    if "train" in section or name == "resources":
+        inner = _flat(f"{name}.train", section.get("train"))
+        flat |= {f"train.{key}": value for key, value in inner.items()}
+    return flat
 
 
 @contextmanager
