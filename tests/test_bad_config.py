@@ -118,6 +118,8 @@ def test_a_lake_that_can_be_made_is_not_made_yet(tmp_path: Path) -> None:
         ("trainers.pose", ["resources.train.workers=0"], "resources.train.workers=0: must be a whole number"),
         ("trainers.tune", ["resources=5"], "resources=5: is a section"),
         ("pipelines.detect", ["~resources.threads"], "resources.threads=null: must be given"),
+        ("pipelines.report", ["resources.actors=${nope}"], "resources.actors: Interpolation key 'nope' not found"),
+        ("pipelines.select", ["lake=${nope}"], "config: Interpolation key 'nope' not found"),
         ("pipelines.selftrain", ["lake=/proc/nope"], "lake=/proc/nope: cannot be written"),
         ("pipelines.crawl", ["lake=/proc/nope"], "lake=/proc/nope: cannot be written"),
     ],

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import hydra
+from omegaconf.errors import InterpolationResolutionError
 
 from tables import InputError
 from trainers.cluster import check_resources
@@ -28,7 +29,7 @@ def command(config_name: str) -> Callable[[Callable[[Any], None]], Callable[[], 
     """Make `run(cfg)` the command of `conf/<config_name>.yaml`.
 
     `resources` and `lake` are checked here, for every command alike, before anything starts.
-    `InputError` prints as one line and exits with 2; other errors keep their traceback and exit with 1.
+    `InputError` and a value like ${nope} print as one line and exit with 2; other errors keep their traceback and exit with 1.
     """
 
     def wrap(run: Callable[[Any], None]) -> Callable[[], None]:
@@ -41,6 +42,9 @@ def command(config_name: str) -> Callable[[Callable[[Any], None]], Callable[[], 
                 run(cfg)
             except InputError as error:
                 sys.stderr.write(f"error: {error}\n")
+                sys.exit(2)
+            except InterpolationResolutionError as error:
+                sys.stderr.write(f"error: {error.full_key or 'config'}: {str(error).splitlines()[0]}\n")
                 sys.exit(2)
 
         return main
