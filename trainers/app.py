@@ -29,7 +29,8 @@ def command(config_name: str) -> Callable[[Callable[[Any], None]], Callable[[], 
     """Make `run(cfg)` the command of `conf/<config_name>.yaml`.
 
     `resources` and `lake` are checked here, for every command alike, before anything starts.
-    `InputError` and a value like ${nope} print as one line and exit with 2; other errors keep their traceback and exit with 1.
+    `InputError` and a reference to no key (`${nope}`) print as one line and exit with 2; other errors keep their
+    traceback and exit with 1.
     """
 
     def wrap(run: Callable[[Any], None]) -> Callable[[], None]:
