@@ -70,11 +70,11 @@ def read_file(answer: Answer, folders: Sequence[str], max_bytes: int) -> None:
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """Seconds to wait, from a number of seconds or an HTTP date; None if absent or neither."""
+    """Seconds to wait, from a number of seconds (at most 1e9) or an HTTP date; None if absent or neither."""
     if value is None:
         return None
-    if re.fullmatch(r"[0-9]{1,9}", value.strip()):
-        return float(value)
+    if re.fullmatch(r"[0-9]+(\.[0-9]*)?", value.strip()):
+        return min(float(value), 1e9)
     try:
         when = parsedate_to_datetime(value)
         return max(0.0, when.replace(tzinfo=when.tzinfo or UTC).timestamp() - time.time())

@@ -189,8 +189,8 @@ class Fetcher:
             if (answer.retry_after or 0) > o.retry_after_max_s:
                 answer.error += "; it asks for a longer wait than fetch.retry_after_max_s"
                 break
-            if answer.retry_after != 0:  # a wait that was asked for is held by the host's desk, for all rows
-                await asyncio.sleep(backoff(o.backoff_s, attempts, row["photo_id"]))
+            # A wait that was asked for is held by the host's desk, for all rows; one of 0 s is no leave to hurry.
+            await asyncio.sleep(backoff(o.backoff_s, attempts, row["photo_id"]))
         return as_row(row, answer, photo, attempts, spent)
 
     async def _look(self, answer: Answer) -> Photo:

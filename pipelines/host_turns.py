@@ -31,13 +31,14 @@ class Desk:
 
     __slots__ = (
         "answered", "aside", "busy", "delay", "failed", "ms", "name", "not_before", "retry_after", "silent",
-        "slots", "throttled", "timer", "told", "used", "waiting",
+        "slots", "throttled", "timer", "told", "used", "waiting", "well",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
         self.name, self.slots, self.busy, self.told = name, 0, 0, 0
         self.waiting: deque[asyncio.Future[None]] = deque()
         self.not_before = self.delay = self.used = 0.0
+        self.well = False  # the last photo it was asked for came
         self.aside: tuple[str, str] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.forget()

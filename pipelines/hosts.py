@@ -203,7 +203,7 @@ class HostBook:
         elif r.retry_after > 0:
             host.paused = max(host.paused, now + r.retry_after)
         broken = host.run >= BREAKER
-        if (broken or (r.throttled and r.retry_after < 0)) and bad and now >= host.paused:
+        if (broken or (r.throttled and r.retry_after <= 0)) and bad and now >= host.paused:
             host.trips += 1
             host.paused = now + backoff(o.backoff_s, host.trips, host.name, 60.0)
         if broken:

@@ -17,8 +17,9 @@ from yarl import URL
 from pipelines.addresses import BadUrlError, ForbiddenError, PublicResolver, check_url
 from pipelines.answer import Answer, failure, outcome, parse_retry_after, read_file
 from pipelines.fetch_options import FetchOptions
-from pipelines.host_turns import AsideError, HostTurns
-from pipelines.robots import MAX_BYTES, Robots, RobotsError, RobotsText, agent_token, opted_out
+from pipelines.host_turns import AsideError, Desk, HostTurns
+from pipelines.robots import MAX_BYTES, Robots, RobotsError, RobotsText, agent_token, opted_out, unpacked
+from pipelines.strangers import Strangers
 
 T = TypeVar("T")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -36,8 +37,9 @@ class Requester:
     def __init__(self, options: FetchOptions, turns: HostTurns) -> None:
         self.options, self._turns = options, turns
         self._agent = agent_token(options.agent)
-        self._robots = Robots(self._agent, self._robots_text)
+        self._robots = Robots(self._agent)
         self._window = asyncio.Semaphore(options.window)
+        self._strangers = Strangers(max(1, options.window // 4))
         self._folders = [os.path.realpath(f) for f in options.allow_files]
         connector = aiohttp.TCPConnector(limit=0, resolver=PublicResolver(options.allow_hosts), ttl_dns_cache=300)
         self._session = aiohttp.ClientSession(
@@ -50,7 +52,6 @@ class Requester:
         )
 
     async def close(self) -> None:
-        self._robots.close()
         await self._session.close()
 
     async def attempt(self, answer: Answer, room: asyncio.Event) -> None:
@@ -100,7 +101,7 @@ class Requester:
                 return answer.end("placeholder", "the host says that the photo is unavailable")
             if o.robots:
                 while (rules := self._robots.rules(url)) is None:
-                    await self._in_turn(host, answer, room, lambda url=url: self._robots.learn(url))  # type: ignore[misc]
+                    await self._robots.learn(url, lambda at: self._robots_text(at, answer))
                     answer.asked = hop > 0  # the photo was not asked for yet
                 self._turns.set_delay(host, rules.delay)
                 if not rules.allow(answer.final_url, self._agent):
@@ -111,15 +112,21 @@ class Requester:
             answer.final_url = target
         return answer.end("bad_url", f"more than {o.max_redirects} redirects")
 
-    async def _in_turn(self, host: str, answer: Answer, room: asyncio.Event, work: Callable[[], Awaitable[T]]) -> T:
+    async def _in_turn(
+        self, host: str, answer: Answer, room: asyncio.Event | None, work: Callable[[], Awaitable[T]]
+    ) -> T:
         """Do the work in a turn at the host and within the window, and tell the host's desk how it went.
 
-        The host comes first, so that a slow host does not hold the window of others.
+        The host comes first, so that a slow host does not hold the window of others. Hosts that have answered no
+        photo yet, or did not the last time, hold a part of the window together: many silent ones leave the rest.
+
+        Args:
+            room: None for a robots.txt: it takes no room, and says little of how the host sends photos.
         """
         desk = await self._turns.take(host)
         seen, took, wait = "", 0.0, None
         try:
-            async with self._slot(room):
+            async with self._slot(room, desk):
                 begun, answer.asked = time.monotonic(), True
                 try:
                     async with asyncio.timeout(self.options.total_s - answer.ms / 1000):
@@ -137,15 +144,21 @@ class Requester:
                     took = 1000 * (time.monotonic() - begun)
                     answer.ms += took
         finally:
+            if seen in ("failed", "silent") or (seen == "answered" and room):
+                desk.well = seen == "answered"
+                if desk.well:
+                    self._strangers.welcome(desk)
             self._turns.give(desk, seen, took, wait)
 
     @asynccontextmanager
-    async def _slot(self, room: asyncio.Event) -> AsyncIterator[None]:
+    async def _slot(self, room: asyncio.Event | None, desk: Desk | None = None) -> AsyncIterator[None]:
         """A place in the window, while there is room for what comes of it."""
         while True:
-            await room.wait()
-            async with self._window:
-                if room.is_set():
+            if room:
+                await room.wait()
+            part = self._strangers.place(desk) if desk and not desk.well else contextlib.nullcontext()
+            async with part, self._window:
+                if not room or room.is_set():
                     yield
                     return
 
@@ -192,35 +205,43 @@ class Requester:
         answer.body = b"".join(chunks)
         return None
 
-    async def _robots_text(self, url: URL) -> RobotsText:
-        """The robots.txt at the URL, in the turn the caller has at its host; other hosts get turns of their own."""
-        home = url.host
+    async def _robots_text(self, url: URL, answer: Answer) -> RobotsText:
+        """The robots.txt at the URL, each redirect in a turn of its own. One that leads where we may not go is none.
+
+        Raises:
+            RobotsError: a host answered 429 or 5xx, or what cannot be unpacked.
+        """
+        location = str(url)
         for hop in range(6):  # RFC 9309, 2.3.1.2: at least five redirects
-            url, host = check_url(str(url), self.options.allow_hosts, redirected=hop > 0)
-            desk = await self._turns.take(host) if url.host != home else None
             try:
-                found = await self._ask_robots(url)
-            finally:
-                if desk:
-                    self._turns.give(desk)
+                url, host = check_url(str(url.join(URL(location))), self.options.allow_hosts, redirected=hop > 0)
+                found = await self._in_turn(host, answer, None, lambda url=url: self._ask_robots(url))  # type: ignore[misc]
+            except (ForbiddenError, BadUrlError, ValueError):  # the last: yarl and the IDNA codec
+                if hop == 0:
+                    raise
+                break
             if isinstance(found, RobotsText):
                 return found
-            url = found
+            location = found
         return RobotsText(404)
 
-    async def _ask_robots(self, url: URL) -> RobotsText | URL:
-        async with asyncio.timeout(self.options.total_s):
-            response = await self._session.get(url, allow_redirects=False)
-            try:
-                location = response.headers.get("Location")
-                if response.status in _REDIRECTS and location:
-                    return url.join(URL(location))
-                body = b""
-                while response.status == 200 and len(body) < MAX_BYTES and (more := await response.content.readany()):
-                    body += more
-                return RobotsText(response.status, body, parse_retry_after(response.headers.get("Retry-After")))
-            finally:
-                _let_go(response)
+    async def _ask_robots(self, url: URL) -> RobotsText | str:
+        """One request: a text, or the Location it redirects to."""
+        response = await self._session.get(url, allow_redirects=False)
+        try:
+            status, headers = response.status, response.headers
+            if status in _REDIRECTS and (location := headers.get("Location")):
+                return location
+            body = b""
+            while status == 200 and len(body) < MAX_BYTES and (more := await response.content.readany()):
+                body += more
+            text = unpacked(body, headers.get("Content-Encoding", "")) if body else b""
+            found = RobotsText(status, text or b"", parse_retry_after(headers.get("Retry-After")))
+            if status == 429 or status >= 500 or text is None:
+                raise RobotsError(found)
+            return found
+        finally:
+            _let_go(response)
 
 
 def _let_go(response: aiohttp.ClientResponse) -> None:

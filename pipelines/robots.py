@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+import zlib
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from protego import Protego
 from yarl import URL
@@ -31,7 +33,8 @@ class RobotsError(Exception):
     """robots.txt cannot be had: until it can, nothing may be asked (RFC 9309, 2.3.1.4)."""
 
     def __init__(self, answer: RobotsText) -> None:
-        super().__init__(f"robots.txt: HTTP {answer.status}; nothing may be asked before it can be read")
+        problem = "cannot be unpacked" if answer.status == 200 else f"HTTP {answer.status}"
+        super().__init__(f"robots.txt: {problem}; nothing may be asked before it can be read")
         self.answer = answer
 
 
@@ -52,49 +55,58 @@ class Robots:
 
     Args:
         agent: the product token that rules may name.
-        get: asks for the robots.txt at a URL.
     """
 
-    def __init__(self, agent: str, get: Callable[[URL], Awaitable[RobotsText]]) -> None:
-        self.agent, self._get = agent, get
+    def __init__(self, agent: str) -> None:
+        self.agent = agent
         self._known: dict[tuple[str, str], Rules] = {}
-        self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._asking: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     def rules(self, url: URL) -> Rules | None:
         """The rules of the URL's origin, or None where they must be learnt first."""
         found = self._known.get((url.scheme, url.raw_authority))
         return found if found and found.until > time.monotonic() else None
 
-    async def learn(self, url: URL) -> None:
-        """Ask for the robots.txt of the URL's origin.
+    async def learn(self, url: URL, get: Callable[[URL], Awaitable[RobotsText]]) -> None:
+        """Have the robots.txt of the URL's origin asked for by one caller; the others wait, holding nothing.
+
+        Who asks in vain raises; the next one that waits then asks.
+
+        Args:
+            get: asks for the robots.txt at a URL.
 
         Raises:
-            RobotsError: it answered 429 or 5xx.
-            Exception: what the request raised.
+            Exception: what `get` raised.
         """
-        if self.rules(url):  # learnt while this one waited for its turn
-            return
         key = (url.scheme, url.raw_authority)
-        task = self._asking.get(key)
-        if task is None:
-            task = self._asking[key] = asyncio.ensure_future(self._ask(url))
-            task.add_done_callback(lambda done: self._asking.pop(key) and (done.cancelled() or done.exception()))
-        await asyncio.shield(task)
+        async with self._asking.setdefault(key, asyncio.Lock()):
+            if not self.rules(url):
+                await self._ask(url, get)
 
-    def close(self) -> None:
-        for task in list(self._asking.values()):
-            task.cancel()
-
-    async def _ask(self, url: URL) -> None:
-        answer = await self._get(URL.build(scheme=url.scheme, authority=url.authority, path="/robots.txt"))
-        if answer.status == 429 or answer.status >= 500:
-            raise RobotsError(answer)
+    async def _ask(self, url: URL, get: Callable[[URL], Awaitable[RobotsText]]) -> None:
+        answer = await get(URL.build(scheme=url.scheme, authority=url.authority, path="/robots.txt"))
         parsed = parse_robots(answer.body) if answer.status == 200 else None
         delay = (parsed.crawl_delay(self.agent) or 0.0) if parsed else 0.0
         while len(self._known) >= MAX_ORIGINS:
             self._known.pop(next(iter(self._known)))
         until = time.monotonic() + KEEP_S
         self._known[url.scheme, url.raw_authority] = Rules(parsed, delay if 0 <= delay < KEEP_S else 0.0, until)
+
+
+def unpacked(body: bytes, encoding: str) -> bytes | None:
+    """A body without its Content-Encoding, cut at `MAX_BYTES`; None if it cannot be unpacked."""
+    encoding = encoding.strip().lower()
+    if encoding in ("", "identity"):
+        return body
+    text = b""
+    try:
+        while body and len(text) < MAX_BYTES and encoding in ("gzip", "x-gzip", "deflate"):
+            member = zlib.decompressobj(zlib.MAX_WBITS | 32)  # gzip or zlib, as its first bytes say
+            text += member.decompress(body, MAX_BYTES - len(text))
+            body = member.unused_data
+    except zlib.error:
+        pass
+    return text or None
 
 
 def parse_robots(body: bytes) -> Protego | None:

@@ -156,6 +156,8 @@ KINDS: dict[str, Kind] = {
     "error_page_hangs": Kind("gone", lambda c: c.send(404, b"<html>", length=100)),
     "wait_seconds": Kind("ok", lambda c: c.busy_once(429, "1"), 2),
     "wait_date": Kind("ok", lambda c: c.busy_once(503, formatdate(time.time() + 2, usegmt=True)), 2),
+    "wait_nothing": Kind("ok", lambda c: c.busy_once(429, "0"), 2),
+    "wait_past": Kind("ok", lambda c: c.busy_once(503, "Thu, 01 Jan 1970 00:00:00 GMT"), 2),
     "wait_nonsense": Kind("ok", lambda c: c.busy_once(429, "soon"), 2),
     "heals": Kind("ok", lambda c: c.busy_once(500, None), 2),
     "hang": Kind("timeout", lambda c: c.silence(), 2),
@@ -222,14 +224,14 @@ class FaultOrigin:
     Attributes:
         asked: (seconds of the monotonic clock, host, path) of every request, in order.
         peak: the most requests that each host ever had in work at once.
-        robots: what a host answers for /robots.txt instead of `ROBOTS`: a status, or a text.
+        robots: what a host answers for /robots.txt instead of `ROBOTS`: a status, a text, or in a way of its own.
         down: answer everything with 502.
     """
 
     def __init__(self) -> None:
         self.asked: list[tuple[float, str, str]] = []
         self.peak: Counter[str] = Counter()
-        self.robots: dict[str, int | bytes] = {}
+        self.robots: dict[str, int | bytes | Callable[[Call], Awaitable[None]]] = {}
         self.down = False
         self._times: Counter[str] = Counter()
         self._busy: defaultdict[str, int] = defaultdict(int)
@@ -300,6 +302,8 @@ class FaultOrigin:
     async def _answer(self, call: Call) -> None:
         if call.path == "/robots.txt":
             said = self.robots.get(call.host, ROBOTS)
+            if callable(said):
+                return await said(call)
             return await (call.send(said) if isinstance(said, int) else call.send(200, said))
         if self.down:
             return await call.send(502)

@@ -225,7 +225,8 @@ def test_a_long_retry_after_ends_the_row(folder):
 def test_retry_after_values():
     assert parse_retry_after("7") == 7.0
     assert parse_retry_after(None) is parse_retry_after("soon") is parse_retry_after("-3") is None
-    assert parse_retry_after("9" * 5000) is None
+    assert parse_retry_after("1.5") == 1.5
+    assert parse_retry_after("9" * 11) == parse_retry_after("9" * 5000) == 1e9
     assert parse_retry_after(formatdate(time.time() - 50, usegmt=True)) == 0.0
     assert 50 < (parse_retry_after(formatdate(time.time() + 60, usegmt=True)) or 0) <= 60
 
