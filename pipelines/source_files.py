@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,7 +13,7 @@ import pyarrow.fs as pafs
 
 from tables import InputError
 
-PACKED = (".gz", ".bz2", ".zst", ".lz4")
+PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
 MAX_LINE = 1 << 20  # no row of a known format is longer
 STEP = 4 << 20
 
@@ -28,8 +30,26 @@ def readable(argument: str, path: str) -> Iterator[None]:
     """Turns what goes wrong while reading into an InputError."""
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
         raise InputError(argument, path, f"cannot be read: {' '.join(str(error).split())}") from error
+
+
+def packing(path: str) -> str | None:
+    """How the file is packed, by the end of its name in any case; None if it is not."""
+    return PACKED.get(os.path.splitext(path)[1].lower())
+
+
+@contextmanager
+def open_unpacked(path: str) -> Iterator[gzip.GzipFile | pa.NativeFile]:
+    """The file's bytes from its beginning, unpacked on the way."""
+    filesystem, name = locate(path)
+    kind = packing(path)
+    if kind == "gzip":  # Arrow takes the zeros that tape and some web servers put behind it for one more stream
+        with filesystem.open_input_stream(name, compression=None) as packed, gzip.GzipFile(fileobj=packed) as f:
+            yield f
+        return
+    with filesystem.open_input_stream(name, compression=kind) as f:
+        yield f
 
 
 def file_state(argument: str, path: str) -> dict[str, int]:
@@ -56,11 +76,11 @@ def line_blocks(path: str, start: int = 0, stop: int | None = None) -> Iterator[
     With `stop`: the lines that begin in [start, stop) of a plain file, so that ranges side by side give every line
     once. Of a line much longer than MAX_LINE only the beginning is kept.
     """
-    filesystem, name = locate(path)
     if stop is None:
-        with filesystem.open_input_stream(name) as f:  # compression is told from the file name
+        with open_unpacked(path) as f:
             yield from whole_lines(f.read)
         return
+    filesystem, name = locate(path)
     with filesystem.open_input_file(name) as f:
         begin, end = _line_start(f, start), _line_start(f, stop)
         f.seek(begin)

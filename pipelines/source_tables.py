@@ -1,8 +1,7 @@
-"""Metadata in tables: the SQLite dump by ranges of rowid, Parquet by row groups, CSV as one stream."""
+"""Metadata in tables: the SQLite dump by ranges of rowid, Parquet by row groups."""
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import sqlite3
@@ -14,9 +13,9 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.source_files import line_blocks, locate
+from pipelines.source_files import locate
 from pipelines.source_options import SourceOptions
-from pipelines.source_rows import NAMES, YFCC_V1, PhotoRow, RowError, table_row, text_of, url_column_of
+from pipelines.source_rows import NAMES, YFCC_V1, url_column_of
 from tables import InputError
 
 BATCH = 8192
@@ -155,56 +154,6 @@ def _value(value: pa.Scalar) -> Any:
         return value.as_py()
     except _NO_DATE:
         return None
-
-
-# -- CSV -------------------------------------------------------------------------------------------------------------
-
-
-def csv_header(line: bytes) -> tuple[list[str], str]:
-    """Column names and the delimiter that gives the most of them.
-
-    Raises:
-        RowError: the line is no header.
-    """
-    text = text_of(line)
-    delimiter = max(",\t;|", key=text.count)
-    try:
-        return next(csv.reader([text], delimiter=delimiter), []), delimiter
-    except csv.Error as error:
-        raise RowError(str(error)) from error
-
-
-def csv_rows(options: SourceOptions) -> Iterator[tuple[int, list[tuple[int, Any]]]]:
-    """Batches: the lines it takes, and its rows with their last line, counted from the batch's first.
-
-    A row is its columns by name; one with another number of columns is the list of them.
-    """
-    lines = (line for block in line_blocks(options.path) for line in block.splitlines(keepends=True))
-    header, delimiter = csv_header(next(lines))
-    # Newlines inside quotes are part of a value, so they must reach the reader.
-    reader = csv.reader((line.decode("utf-8", "replace") for line in lines), delimiter=delimiter)
-    before, batch = -1, []  # the header is a line too
-    while True:
-        try:
-            values = next(reader, None)
-        except csv.Error as error:
-            values = [f"({error})"]
-        if values is None:
-            break
-        if values:
-            fits = len(values) == len(header)
-            batch.append((reader.line_num - before - 1, dict(zip(header, values, strict=True)) if fits else values))
-        if len(batch) == BATCH:
-            yield reader.line_num - before, batch
-            before, batch = reader.line_num, []
-    yield reader.line_num - before, batch
-
-
-def csv_row(row: dict[str, str] | list[str], url_column: str) -> PhotoRow:
-    """Raises RowError: the row has another number of columns than the header, or no URL."""
-    if isinstance(row, list):
-        raise RowError(f"{len(row)} columns, not those of the header")
-    return table_row(row, url_column)
 
 
 def url_column(options: SourceOptions, columns: list[str]) -> str:

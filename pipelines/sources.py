@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from pipelines.source_autotags import check_autotags
-from pipelines.source_files import PACKED, byte_ranges, file_state, line_blocks, locate, readable
+from pipelines.source_csv import csv_header, csv_row, csv_rows
+from pipelines.source_files import byte_ranges, file_state, line_blocks, open_unpacked, packing, readable
 from pipelines.source_filter import RowFilter
 from pipelines.source_options import SourceOptions
 from pipelines.source_origin import fetch_url
 from pipelines.source_rows import PhotoRow, RowError, json_line, table_row, url_column_of, url_line, yfcc_line
 from pipelines.source_skim import Skim
 from pipelines.source_tables import (
-    csv_header,
-    csv_row,
-    csv_rows,
     open_parquet,
     open_sqlite,
     parquet_rows,
@@ -51,7 +50,8 @@ class Block(NamedTuple):
         wanted: rows to fetch (WANTED), in file order.
         rejects: rows that are none (REJECTS); `line` counts from 1 at the start of the split.
         dropped: rows by the reason why they are not wanted.
-        lines: rows looked at, empty lines among them.
+        lines: all there were: `lines = len(wanted) + len(rejects) + sum(dropped)`. Lines without a row of their own are
+            dropped as `blank`, `header`, or `quoted` (a CSV row's further lines).
     """
 
     wanted: pa.Table
@@ -61,39 +61,40 @@ class Block(NamedTuple):
 
 
 class _Stretch(NamedTuple):
-    """Raw rows that need a look, numbered from 0; `lines` in all, the others of which have none of the words."""
+    """Raw rows that need a look, numbered from 0; `lines` in all, the others of which are dropped already."""
 
     lines: int
     rows: Iterable[tuple[int, Any]]
-    wordless: int = 0
+    dropped: Mapping[str, int] = MappingProxyType({})
 
 
 def check_source(source: Any, category: str) -> SourceOptions:
-    """The checked options of `conf/source`, with `format` told from the file's beginning.
+    """The checked options of `conf/source`; where `format` is auto, it is told from the file's beginning.
 
     Raises:
-        InputError: the file is missing, empty or in no known format, or an option has a value it cannot have.
+        InputError: the file is missing, empty, in no known format or a table of another one than named, or an option
+            has a value it cannot have.
     """
     options = SourceOptions.from_config(source, category)
     if file_state("source.path", options.path)["size"] == 0:
         raise InputError("source.path", options.path, "the file is empty")
     with readable("source.path", options.path):
         found = _detect(options)
-    if options.format not in ("auto", found):
-        raise InputError("source.path", options.path, f"no row of it is {options.format}; it looks like {found}")
     if options.autotags is not None:
         check_autotags(options.autotags)
     return options.with_format(found)
 
 
 def _detect(options: SourceOptions) -> str:
-    """The format by the file's magic, its header, or what most of its first lines are."""
-    filesystem, name = locate(options.path)
-    with filesystem.open_input_stream(name) as f:
+    """The format by the file's magic, its name in the options, its header, or what most of its first lines are."""
+    with open_unpacked(options.path) as f:
         head = f.read(1 << 20)
     kind = "parquet" if head.startswith(b"PAR1") else "sqlite" if head.startswith(b"SQLite format 3\0") else None
-    if kind and options.path.endswith(PACKED):
+    named = options.format
+    if kind and packing(options.path):
         raise InputError("source.path", options.path, f"unpack it first: {kind} is read at many places at once")
+    if named not in ("auto", kind) and (kind or named in ("parquet", "sqlite")):
+        raise InputError("source.path", options.path, f"it is not {named}" + (f" but {kind}" if kind else ""))
     if kind == "sqlite":
         with open_sqlite(options) as db:
             sqlite_table(db, options)
@@ -102,7 +103,9 @@ def _detect(options: SourceOptions) -> str:
         with open_parquet(options) as table:
             url_column(options, table.schema_arrow.names)
         return kind
-    lines = [line for line in head.split(b"\n")[:100] if line.strip()]
+    if named not in ("auto", "csv"):
+        return named  # what no row can be made of becomes a reject
+    lines = [line for line in head.split(b"\n") if line.strip()][:100]
     if not lines:
         raise InputError("source.path", options.path, "the file is empty")
     header = _header(lines[0])
@@ -111,8 +114,6 @@ def _detect(options: SourceOptions) -> str:
         return "csv"
     found = {name: sum(_parses(parse, line) for line in lines) for name, parse in _parsers(options).items()}
     best = max(found, key=lambda f: found[f])
-    if found.get(options.format):
-        return options.format
     # The rows of a table may begin with a URL, too; its header tells it from a list.
     if (best == "urls" or not found[best]) and (url_column_of(header) or options.url_column in header):
         return "csv"
@@ -161,7 +162,7 @@ def splits(options: SourceOptions) -> list[dict[str, Any]]:
             return sqlite_splits(options)
         if options.format == "parquet":
             return parquet_splits(options)
-        if options.format == "csv" or options.path.endswith(PACKED):
+        if options.format == "csv" or packing(options.path):
             return [{}]
         size = file_state("source.path", options.path)["size"]
         return list(byte_ranges(size, max(1, int(options.range_mb * 2**20))))
@@ -194,7 +195,8 @@ def _open(
             column = url_column(options, f.schema_arrow.names)
         return partial(table_row, url_column=column), _numbered(parquet_rows(options, split))
     if options.format == "csv":
-        column = url_column(options, _header(next(line_blocks(options.path), b"").split(b"\n")[0]))
+        first = next(line_blocks(options.path), b"").lstrip(b"\r\n").split(b"\n")[0]
+        column = url_column(options, _header(first))
         return partial(csv_row, url_column=column), (_Stretch(*batch) for batch in csv_rows(options))
     if options.format == "sqlite":
         blocks = sqlite_blocks(options, split)
@@ -213,17 +215,18 @@ def _lines(blocks: Iterable[bytes], skim: Skim | None) -> Iterator[_Stretch]:
     for block in blocks:
         if skim is None:
             lines = block.split(b"\n")[:-1]
-            yield _Stretch(len(lines), ((i, x) for i, x in enumerate(lines) if x not in (b"", b"\r")))
-            continue
-        count, doubtful = skim(block)
-        rows = ((i, block[a:b]) for i, a, b in doubtful.tolist())
-        yield _Stretch(count, (r for r in rows if r[1] not in (b"", b"\r")), count - len(doubtful))
+            count, rows = len(lines), list(enumerate(lines))
+        else:
+            count, doubtful = skim(block)
+            rows = [(i, block[a:b]) for i, a, b in doubtful.tolist()]
+        full = [row for row in rows if row[1] not in (b"", b"\r")]
+        yield _Stretch(count, full, {"words": count - len(rows), "blank": len(rows) - len(full)})
 
 
 def _sift(
     stretch: _Stretch, parse: Callable[[Any], PhotoRow], wanted: RowFilter, options: SourceOptions, line: int
 ) -> Block:
-    kept, rejects, dropped = [], [], Counter(words=stretch.wordless)
+    kept, rejects, dropped = [], [], Counter(stretch.dropped)
     for number, raw in stretch.rows:
         try:
             row = parse(raw)

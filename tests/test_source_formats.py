@@ -34,6 +34,16 @@ def test_packed_files_of_several_streams(tmp_path, suffix, pack):
         Found(options)
 
 
+@pytest.mark.parametrize(
+    ("name", "data"), [("ROWS.TSV.BZ2", bz2.compress), ("r.Gz", lambda b: gzip.compress(b) + bytes(512))]
+)
+def test_packed_as_others_pack(tmp_path, name, data):
+    path = tmp_path / name
+    path.write_bytes(data(v2(key="1").encode() + b"\n"))
+    assert read(path).ids == ["yfcc:1"]
+    assert splits(check_source(source(path), "deer")) == [{}]
+
+
 def test_ranges_side_by_side_give_every_line_once(tmp_path):
     path = tmp_path / "rows.tsv"
     path.write_bytes(b"aa\n\nbbb\nc\x85\xe2\x80\xa8c\n" + b"d" * 50 + b"\nlast")
@@ -126,9 +136,21 @@ def test_csv_with_quotes(tmp_path):
         f.write(f'6,{URL},"never closed\n')
     found = read(path)
     assert [r["url"] for r in found.rows] == [URL, "http://h.org/c.jpg"]
-    assert found.dropped == {"words": 2}
-    assert [(r["line"], r["text"]) for r in found.rejects] == [(5, "3\t4")]
+    assert found.dropped == {"words": 1, "header": 1, "blank": 1, "quoted": 1}
+    assert [(r["line"], r["text"]) for r in found.rejects] == [(5, "3\t4"), (8, f'6,{URL},"never closed\n')]
     assert found.lines == 8
+
+
+@pytest.mark.parametrize("close", ["deer", '"deer"', 'deer "x"'])
+def test_an_open_quote_costs_its_line_only(tmp_path, close):
+    urls = [f"http://h.org/{i}.jpg" for i in range(1000)]
+    lines = ["", "url,caption", f'{URL},"fog', *(f"{u},deer" for u in urls)]
+    lines[100] = lines[100].replace("deer", close)
+    found = read(write(tmp_path, lines, "list.csv"))
+    assert [r["url"] for r in found.rows] == urls
+    assert found.dropped == {"header": 1, "blank": 1}
+    assert [(r["line"], r["text"]) for r in found.rejects] == [(3, f'{URL},"fog\n')]
+    assert found.lines == 1003
 
 
 def test_sqlite_in_ranges_of_rowid(tmp_path):

@@ -125,7 +125,6 @@ def test_detection(tmp_path):
     [
         (["a,b,c", "1,2,3"], {}, "source.path"),
         ([""], {}, "source.path"),
-        ([v1()], {"format": "yfcc_v2"}, "source.path"),
         ([v2()], {"format": "parquet"}, "source.path"),
         ([v2()], {"format": "csv"}, "source.url_column"),
         (["a,b", f"1,{URL}"], {"format": "csv", "url_column": "c"}, "source.url_column"),
@@ -165,11 +164,20 @@ def test_missing_files(tmp_path):
 def test_rejects_have_line_numbers_reasons_and_text(tmp_path):
     lines = [v2(), "a\tb", "", v2(key="102", marker="x"), v2(key="1 2"), v2(key="104", url="nothing")]
     found = read(write(tmp_path, lines))
-    assert found.lines == 6
+    assert (found.lines, found.dropped) == (6, {"blank": 1})
     assert [(r["line"], r["reason"].split()[0], r["text"]) for r in found.rejects] == [
         (2, "2", "a\tb"), (4, "marker", lines[3][:200]), (5, "photo", lines[4][:200]), (6, "download", lines[5][:200]),
     ]  # fmt: skip
     assert found.ids == ["yfcc:101"]
+
+
+def test_a_format_that_is_named_is_not_doubted(tmp_path):
+    path = write(tmp_path, [""] * 2 + ["bad"] * 120 + [URL, v2(key="1")])
+    found = read(path, format="yfcc_v2")
+    assert (found.ids, len(found.rejects), found.dropped) == (["yfcc:1"], 121, {"blank": 2})
+    assert len(read(path, format="jsonl").rejects) == 122
+    with pytest.raises(InputError, match="it is not sqlite"):
+        read(path, format="sqlite")
 
 
 def test_filters_count_their_reasons(tmp_path):
