@@ -37,7 +37,7 @@ class Requester:
     def __init__(self, options: FetchOptions, turns: HostTurns) -> None:
         self.options, self._turns = options, turns
         self._agent = agent_token(options.agent)
-        self._robots = Robots(self._agent)
+        self._robots = Robots(self._agent, options.per_host)
         self._window = asyncio.Semaphore(options.window)
         self._strangers = Strangers(max(1, options.window // 4))
         self._folders = [os.path.realpath(f) for f in options.allow_files]
@@ -101,7 +101,11 @@ class Requester:
                 return answer.end("placeholder", "the host says that the photo is unavailable")
             if o.robots:
                 while (rules := self._robots.rules(url)) is None:
-                    await self._robots.learn(url, lambda at: self._robots_text(at, answer))
+                    try:
+                        await self._robots.learn(url, lambda at: self._robots_text(at, answer))
+                    except Exception as error:
+                        answer.asked = hop > 0 or not isinstance(error, AsideError)
+                        raise
                     answer.asked = hop > 0  # the photo was not asked for yet
                 self._turns.set_delay(host, rules.delay)
                 if not rules.allow(answer.final_url, self._agent):

@@ -7,7 +7,7 @@ import re
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
 from protego import Protego
@@ -50,17 +50,28 @@ class Rules:
         return self.parsed is None or self.parsed.can_fetch(url, agent)
 
 
+@dataclass(eq=False)
+class _Asking:
+    """One origin whose rules somebody wants: who asks, and how the last one failed."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    failed: int = 0
+    error: Exception | None = None
+    shares: int = 0  # how many more of those who waited fail with it
+
+
 class Robots:
     """Rules of many origins, each asked for once a day, by one request however many rows wait for it.
 
     Args:
         agent: the product token that rules may name.
+        share: how many rows one failed request counts for, at most; the others go on waiting.
     """
 
-    def __init__(self, agent: str) -> None:
-        self.agent = agent
+    def __init__(self, agent: str, share: int) -> None:
+        self.agent, self._share = agent, share
         self._known: dict[tuple[str, str], Rules] = {}
-        self._asking: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._asking: WeakValueDictionary[tuple[str, str], _Asking] = WeakValueDictionary()
 
     def rules(self, url: URL) -> Rules | None:
         """The rules of the URL's origin, or None where they must be learnt first."""
@@ -70,7 +81,7 @@ class Robots:
     async def learn(self, url: URL, get: Callable[[URL], Awaitable[RobotsText]]) -> None:
         """Have the robots.txt of the URL's origin asked for by one caller; the others wait, holding nothing.
 
-        Who asks in vain raises; the next one that waits then asks.
+        Who asks in vain raises, and so do a few of those who waited; the next one then asks.
 
         Args:
             get: asks for the robots.txt at a URL.
@@ -79,9 +90,19 @@ class Robots:
             Exception: what `get` raised.
         """
         key = (url.scheme, url.raw_authority)
-        async with self._asking.setdefault(key, asyncio.Lock()):
-            if not self.rules(url):
+        origin = self._asking.setdefault(key, _Asking())
+        came = origin.failed
+        async with origin.lock:
+            if self.rules(url):
+                return
+            if origin.error and origin.shares > 0 and origin.failed > came:
+                origin.shares -= 1
+                raise origin.error
+            try:
                 await self._ask(url, get)
+            except Exception as error:
+                origin.failed, origin.error, origin.shares = origin.failed + 1, error, self._share - 1
+                raise
 
     async def _ask(self, url: URL, get: Callable[[URL], Awaitable[RobotsText]]) -> None:
         answer = await get(URL.build(scheme=url.scheme, authority=url.authority, path="/robots.txt"))
