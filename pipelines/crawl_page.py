@@ -39,7 +39,8 @@ _DROPPED = {
     "extension": "another kind of file", "video": "a video", "taken": "taken at another time, or nobody says when",
     "box": "taken somewhere else, or nobody says where", "repeated": "listed before",
     "quota": "more from one user than the quota", "origin": "the row does not say what its address is made of",
-    "rejected": "could not be read: not a row of this format",
+    "rejected": "could not be read: not a row of this format", "blank": "an empty line", "header": "the header",
+    "quoted": "a further line of a row that spans several",
 }  # fmt: skip
 _STYLE = """
 td i { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 9px; vertical-align: -1px }

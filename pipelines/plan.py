@@ -110,7 +110,7 @@ def make_plan(dataset: Dataset, options: SourceOptions, resources: Any) -> Plan:
 
 
 def _folder(dataset: Dataset, options: SourceOptions) -> str:
-    state = {"version": 2, "file": file_state("source.path", options.path), "at": locate(options.path)[1]}
+    state = {"version": 3, "file": file_state("source.path", options.path), "at": locate(options.path)[1]}
     if options.autotags is not None:
         state["autotags"] = file_state("source.autotags.path", options.autotags.path)
     return f"{dataset.path}/_plan/{fingerprint({**state, **options.plan_identity()})}"

@@ -29,9 +29,6 @@ def check(cfg: Any) -> None:
         raise InputError("rounds", cfg.rounds, "must be a whole number, 0 or more")
     if not re.fullmatch(r"[\w-][\w.-]*", str(cfg.run or "")):
         raise InputError("run", cfg.run, "must be a name of letters, digits, '_', '-' and '.'")
-    for key in ("actors", "threads"):
-        if type(cfg.resources[key]) is not int or cfg.resources[key] < 1:
-            raise InputError(f"resources.{key}", cfg.resources[key], "must be a whole number, 1 or more")
     if type(cfg.stop.patience) is not int or cfg.stop.patience < 0:
         raise InputError("stop.patience", cfg.stop.patience, "must be a whole number, 0 or more")
     lake = Lake(cfg.lake)
