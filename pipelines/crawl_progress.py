@@ -8,27 +8,14 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from pipelines.stage import progress_bar
 from tables import Dataset
 
 
 def show(rows: Iterator[dict[str, Any]], dataset: Dataset, wanted: int) -> Iterator[dict[str, Any]]:
     """Pass on what the actors return, shard by shard, while a thread reads the manifests they commit meanwhile."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description:>14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("eta"),
-        TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-    )  # fmt: skip
     over = threading.Event()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with progress_bar("{task.fields[note]}") as bar:
         task = bar.add_task("photos", total=wanted, note="")
         count, seen, before = Counter[str](), set[str](), 0
 

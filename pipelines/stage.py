@@ -12,10 +12,13 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tables import Dataset
 from trainers.cluster import connect
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 class Worker(Protocol):
@@ -119,6 +122,15 @@ def _stream(
 
 def progress(rows: Iterator[dict[str, Any]], name: str, total: int) -> Iterator[dict[str, Any]]:
     """Pass rows on and show a bar with the rate and the time left."""
+    with progress_bar() as bar:
+        task = bar.add_task(name, total=total)
+        for row in rows:
+            yield row
+            bar.advance(task)
+
+
+def progress_bar(*more: str) -> Progress:
+    """The bar of a stage, on the error stream; `more` are templates of columns behind the time left."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -131,13 +143,9 @@ def progress(rows: Iterator[dict[str, Any]], name: str, total: int) -> Iterator[
 
     columns = (
         TextColumn("{task.description:>14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("eta"), TimeRemainingColumn(),
+        TextColumn("eta"), TimeRemainingColumn(), *(TextColumn(text) for text in more),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(name, total=total)
-        for row in rows:
-            yield row
-            bar.advance(task)
+    return Progress(*columns, console=Console(stderr=True))
 
 
 def parts_as_units(source: Dataset, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from pipelines.addresses import BadUrlError, ForbiddenError, check_url, is_publi
 from pipelines.answer import parse_retry_after
 from pipelines.fetch import Fetcher
 from pipelines.fetch_options import FetchOptions
-from pipelines.hosts import backoff
 from sandbox.origin import Origin
 from tables import InputError, schema
 
@@ -229,14 +228,6 @@ def test_retry_after_values():
     assert parse_retry_after("9" * 11) == parse_retry_after("9" * 5000) == 1e9
     assert parse_retry_after(formatdate(time.time() - 50, usegmt=True)) == 0.0
     assert 50 < (parse_retry_after(formatdate(time.time() + 60, usegmt=True)) or 0) <= 60
-
-
-def test_backoff_grows_and_repeats():
-    waits = [backoff(0.5, n, "yfcc:1") for n in (1, 2, 3)]
-    assert waits == [backoff(0.5, n, "yfcc:1") for n in (1, 2, 3)]
-    for n, wait in enumerate(waits):
-        assert 0.25 * 2**n <= wait <= 0.75 * 2**n
-    assert backoff(0.5, 1, "yfcc:1") != backoff(0.5, 1, "yfcc:2")
 
 
 def test_bytes_come_from_the_fetch_url(folder):
