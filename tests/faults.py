@@ -309,3 +309,8 @@ class FaultOrigin:
             return await call.send(502)
         kind = KINDS.get(call.path.split("/")[1])
         return await (kind.answer(call) if kind else call.send(404))
+
+
+def row(url: str) -> dict[str, str]:
+    """What the fetcher is given of a photo that only its URL is known of."""
+    return {"photo_id": url, "url": url, "fetch_url": url, "license": "", "author": "", "page_url": ""}

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 
 import pytest
-from faults import HOSTS, KINDS, PHOTO, PLACEHOLDER, FaultOrigin
+from faults import HOSTS, KINDS, PHOTO, PLACEHOLDER, FaultOrigin, row
 
 from pipelines.fetch import HEALABLE, Fetcher
 from pipelines.fetch_options import FetchOptions
@@ -19,10 +19,6 @@ def options(**kwargs):
         "max_bytes": 1 << 20, "placeholders": [hashlib.sha256(PLACEHOLDER).hexdigest()],
     }  # fmt: skip
     return FetchOptions.from_config({**base, **kwargs})
-
-
-def row(url):
-    return {"photo_id": url, "url": url, "fetch_url": url, "license": "", "author": "", "page_url": ""}
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import time
 import zlib
 
 import pytest
-from faults import HOSTS, FaultOrigin
+from faults import HOSTS, FaultOrigin, row
 
 from pipelines.fetch import Fetcher
 from pipelines.fetch_options import FetchOptions
@@ -23,10 +23,6 @@ NO = b"User-agent: *\nDisallow: /\n"
 def options(**kwargs):
     base = {"allow_hosts": list(HOSTS), "attempts": 1, "backoff_s": 0.02, "read_s": 2.0, "total_s": 3.0}
     return FetchOptions.from_config({**base, **kwargs})
-
-
-def row(url):
-    return {"photo_id": url, "url": url, "fetch_url": url, "license": "", "author": "", "page_url": ""}
 
 
 @pytest.fixture
