@@ -17,9 +17,10 @@ from pipelines.crawl import crawl
 from pipelines.detect import detect
 from pipelines.keypoints import infer
 from pipelines.report import write_report
-from selection import CRITERIA, select_round
+from selection import policy_of, select_round
 from tables import Dataset, Lake
 from trainers.group import TrainGroup, training_bar
+from trainers.start import start_keys
 from trainers.tracking import open_tracker
 
 
@@ -46,12 +47,12 @@ class Loop:
         self.lake.files.write(f"{self.folder}/config.yaml", _yaml(c).encode())
         self.tracker = open_tracker(c["mlflow"], self.lake, c["run"])
         photos = self._photos()
-        nets = {kind: self._train(kind) for kind in ("detector", "pose", "aux")}
-        instances = detect(self.lake, self.category, photos, nets["detector"]["model"], c["detect"], self.resources)
+        detector = c["detector_model"] or self._train("detector")["model"]
+        nets = {kind: self._train(kind) for kind in ("pose", "aux")}
+        instances = detect(self.lake, self.category, photos, detector, c["detect"], self.resources, c["detector"])
         self._log(None, "detect", {"dataset": instances.path}, (instances.finished() or {})["summary"])
-        start = nets["pose"]["model"] if c["train"]["acsm"]["start"] == "pose" else None
         models: dict[str, str | None] = {"pose": nets["pose"]["model"], "aux": nets["aux"]["model"]}
-        done = self._train("acsm", 0, start=start)
+        done = self._train("acsm", 0, nets["pose"]["model"])
         made = {"photos": photos, "instances": instances}
         self._record(0, done, made)
         pseudo: Dataset | None = None
@@ -61,11 +62,11 @@ class Loop:
             chosen = self._select(pseudo, instances, number)
             made |= {"pseudo_labels": pseudo, "selections": chosen}
             lineage = {t: {"identity": dict(d.identity), "slot": d.slot} for t, d in made.items() if t != "photos"}
-            done = self._train("acsm", number, start=start, pseudo=lineage)
+            done = self._train("acsm", number, nets["pose"]["model"], done["model"], lineage)
             self._record(number, done, made)
             if self._stalled():
                 break
-        self._close(nets, time.monotonic() - started)
+        self._close(nets, detector, time.monotonic() - started)
         return self.rows
 
     def _photos(self) -> Dataset:
@@ -79,14 +80,19 @@ class Loop:
         return photos
 
     def _train(
-        self, name: str, round: int | None = None, start: str | None = None, pseudo: Mapping[str, Any] | None = None
+        self,
+        name: str,
+        round: int | None = None,
+        pose: str | None = None,
+        former: str | None = None,
+        pseudo: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         settings = {k: v for k, v in self.config["train"][name].items() if k != "start"}
         kind = "pose" if name == "aux" else name
         job = {"kind": kind, "lake": self.lake.uri, "category": self.category, "settings": settings}
-        job["seed"] = self.config["seed"]
+        job |= {"seed": self.config["seed"], **start_keys(self.config["train"], name, pose, former)}
         if kind == "acsm":
-            job |= {"template": self.template, "start_from": start, "pseudo": pseudo}
+            job |= {"template": self.template, "pseudo": pseudo}
         title = name if round is None else f"{name} round {round}"
         with training_bar(title, settings["plan"]["steps"]) as show:
             done = self.group.run(job, show)
@@ -99,8 +105,7 @@ class Loop:
 
     def _select(self, pseudo: Dataset, instances: Dataset, number: int) -> Dataset:
         c = self.config
-        params = {"seed": c["seed"]} if "seed" in CRITERIA[c["criterion"]].params else {}
-        chosen = select_round(self.lake, pseudo, instances, c["criterion"], c["top_n"], number, **params)
+        chosen = select_round(self.lake, pseudo, instances, c["criterion"], c["top_n"], number, **policy_of(c))
         self._log(
             number, "keypoints", {"dataset": pseudo.path, **pseudo.identity["models"]},
             (pseudo.finished() or {})["summary"],
@@ -137,13 +142,13 @@ class Loop:
             return False
         return max(scores[-patience:]) < max(scores[:-patience]) + self.config["stop"]["min_gain"]
 
-    def _close(self, nets: Mapping[str, Any], seconds: float) -> None:
+    def _close(self, nets: Mapping[str, Any], detector: str, seconds: float) -> None:
         best = max((r["round"] for r in self.rounds), key=self._score)
         self.lake.files.write_json(
             f"{self.folder}/run.json",
             {
                 "category": self.category, "template": self.template, "best_round": best, "rounds": self.rounds,
-                "networks": {k: v["model"] for k, v in nets.items()},
+                "networks": {"detector": detector} | {k: v["model"] for k, v in nets.items()},
                 "metrics_2d": {k: nets[k]["metrics"] for k in ("pose", "aux")}, "seconds": round(seconds, 1),
             },
         )  # fmt: skip

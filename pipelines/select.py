@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from selection import CRITERIA, HIGHER_IS_BETTER, VIEW_NAMES, check, jaccard, select_round, viewpoint_histogram
+from selection import HIGHER_IS_BETTER, VIEW_NAMES, check, jaccard, policy_of, select_round, viewpoint_histogram
 from tables import Dataset, InputError, Lake
 from trainers.app import command
 
@@ -73,15 +73,14 @@ def overlap(lake: Lake, output: Dataset, kept: Any, criterion: str, round: int) 
 def main(cfg: Any) -> None:
     from rich.console import Console
 
-    rules = {name: cfg[name] for name in ("gate", "per_user", "per_view") if cfg[name] is not None}
-    check(cfg.criterion, cfg.top_n, **rules)
+    policy = policy_of(cfg)
+    check(cfg.criterion, cfg.top_n, **policy)
     if cfg.round is not None and (not isinstance(cfg.round, int) or cfg.round < 0):
         raise InputError("round", cfg.round, "must be a whole number, 0 or more, or null for the newest")
     lake = Lake(cfg.lake)
     pseudo, round = find_round(lake, cfg.category, cfg.round)
     instances = lake.datasets("instances", cfg.category)
-    params = {"seed": cfg.seed} if "seed" in CRITERIA[cfg.criterion].params else {}
-    output = select_round(lake, pseudo, instances, cfg.criterion, cfg.top_n, round, **params, **rules)
+    output = select_round(lake, pseudo, instances, cfg.criterion, cfg.top_n, round, **policy)
     kept = output.read()
     show(kept, f"{cfg.criterion}, round {round}")
     for line in (spread(pseudo, kept, round), overlap(lake, output, kept, cfg.criterion, round)):

@@ -23,7 +23,10 @@ def check(cfg: Any) -> None:
         InputError: naming the argument, its value and the fix.
     """
     from pipelines.detect import check_detector
+    from pipelines.detectors import DETECTORS
+    from pipelines.model_files import check_model
     from selection import check as check_selection
+    from selection import policy_of
 
     if type(cfg.rounds) is not int or cfg.rounds < 0:
         raise InputError("rounds", cfg.rounds, "must be a whole number, 0 or more")
@@ -32,12 +35,14 @@ def check(cfg: Any) -> None:
     if type(cfg.stop.patience) is not int or cfg.stop.patience < 0:
         raise InputError("stop.patience", cfg.stop.patience, "must be a whole number, 0 or more")
     lake = Lake(cfg.lake)
-    check_selection(cfg.criterion, cfg.top_n)
+    check_selection(cfg.criterion, cfg.top_n, **policy_of(cfg))
     if cfg.criterion == "oracle":
         raise InputError("criterion", cfg.criterion, "needs the truth, which training may not see: diagnostics only")
-    check_detector(cfg.detector)
-    if cfg.train.acsm.start not in ("pose", "none"):
-        raise InputError("train.acsm.start", cfg.train.acsm.start, "use pose or none")
+    check_detector(cfg.detector, DETECTORS)
+    if cfg.detector_model is not None and cfg.detector == "own":
+        check_model(cfg.detector_model, "detector", "detector_model")
+    elif cfg.detector != "own" and not cfg.detector_model:
+        raise InputError("detector_model", "null", f"name the model that detector={cfg.detector} runs")
     from trainers.jobs import check_settings
 
     for name in ("detector", "pose", "aux", "acsm"):

@@ -14,7 +14,7 @@ from selection.criteria_calibrated import calibrate
 from selection.criteria_fusion import fuse_ranks
 from selection.diagnostics import aurc_table, jaccard, pseudo_label_pck, reliability, risk_coverage
 from selection.gate import gated, passing
-from selection.policy import check, rank, scored, select
+from selection.policy import check, policy_of, rank, scored, select
 from selection.quota import Rules
 from selection.stage import select_round
 from selection.stream import select_stream
@@ -22,6 +22,6 @@ from selection.viewpoint import VIEW_NAMES, azimuth, view, viewpoint_histogram
 
 __all__ = [
     "CRITERIA", "HIGHER_IS_BETTER", "VIEW_NAMES", "Rules", "aurc_table", "azimuth", "calibrate", "check", "fuse_ranks",
-    "gated", "jaccard", "passing", "pseudo_label_pck", "rank", "reliability", "risk_coverage", "score", "scored",
-    "select", "select_round", "select_stream", "view", "viewpoint_histogram",
+    "gated", "jaccard", "passing", "policy_of", "pseudo_label_pck", "rank", "reliability", "risk_coverage", "score",
+    "scored", "select", "select_round", "select_stream", "view", "viewpoint_histogram",
 ]  # fmt: skip

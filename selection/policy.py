@@ -50,6 +50,12 @@ def check(criterion: str, top_n: int, **policy: Any) -> None:
     check_params(criterion, params)
 
 
+def policy_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The `policy` of `select` that a config asks for: the rules that are set, the seed if the criterion has one."""
+    policy = {name: config[name] for name in Rules.__dataclass_fields__ if config[name] is not None}
+    return policy | ({"seed": config["seed"]} if "seed" in find(config["criterion"]).params else {})
+
+
 def scored(table: pa.Table, criterion: str, **policy: Any) -> pa.Table:
     """What ranking needs and no more, so that rows may be scored part by part.
 
