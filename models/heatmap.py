@@ -122,6 +122,17 @@ def decode(heatmaps: torch.Tensor, compat: str | None = None) -> torch.Tensor:
     return out.view(b, k, 3)
 
 
+def heights_at(heatmaps: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Heights [B,K] in [0,1] of heatmaps [B,K,h,w] at points [B,K,2] in the network frame [-1,1], each joint's own.
+
+    Between the middles of four cells it is bilinear; outside the map it falls to 0 within half a cell.
+    """
+    b, k, h, w = heatmaps.shape
+    grid = points.reshape(b * k, 1, 1, 2).to(heatmaps.dtype)
+    read = nn.functional.grid_sample(heatmaps.reshape(b * k, 1, h, w), grid, align_corners=False)
+    return read.view(b, k).clamp(0, 1)
+
+
 def decode_boxes(
     output: torch.Tensor, score: float, most: int, overlap: float = 0.5
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:

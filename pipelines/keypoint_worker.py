@@ -11,12 +11,13 @@ import torch
 
 from models.checkpoint import load_checkpoint
 from models.crops import SEEN, stored_pixels, window
-from models.predict import VIEWS, in_photo, predict_acsm, predict_pose
+from models.predict import in_photo, predict_all
 from tables import Dataset, schema, to_column, to_numpy
 from trainers.data import decode_crops
 
 BATCH = 64
 COLUMNS_2D = ("keypoints", "keypoints_aux", "keypoints_mt")
+COLUMNS_3D = ("keypoints_3d", "heatmap_3d")
 
 
 class KeypointWorker:
@@ -25,7 +26,8 @@ class KeypointWorker:
     Args:
         models: paths of the `pose`, `aux` and `acsm` checkpoints; `aux` and `acsm` may be None.
         ids: their model ids, written beside what they predicted.
-        before: pseudo-labels of an earlier round with the same 2D nets, whose 2D columns are taken over.
+        before: pseudo-labels of an earlier round with the same 2D nets, whose 2D columns are taken over. What the 2D
+            net thinks of the 3D net's joints is asked again: one pass of it instead of eight.
     """
 
     def __init__(
@@ -39,10 +41,10 @@ class KeypointWorker:
         before: Dataset | None = None,
     ) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        needed = [n for n, p in models.items() if p and (n == "acsm" or before is None)]
+        needed = [n for n, p in models.items() if p and (n != "aux" or before is None)]
         self.nets: dict[str, Any] = {n: load_checkpoint(str(models[n])).to(device) for n in needed}
         self.instances, self.pseudo, self.ids, self.round = instances, pseudo, ids, round
-        self.image_size, self.before = image_size, before
+        self.image_size, self.before, self.device = image_size, before, device
 
     def __call__(self, part: str, payload: Any) -> dict[str, int]:
         rows = self.instances.read(["instance_id", "bbox", "crop", "duplicate_of"], [part])
@@ -62,18 +64,18 @@ class KeypointWorker:
         return {"instances": n}
 
     def _predict(self, rows: pa.Table) -> dict[str, pa.Array]:
+        n, k = len(rows), schema("pseudo_labels")
+        out: dict[str, Any] = {c: to_column([None] * n, k.field(c).type.list_size) for c in (*COLUMNS_2D, *COLUMNS_3D)}
+        if not n or not self.nets:
+            return out
         windows = window(to_numpy(rows["bbox"], 4), SEEN)
-        crops = decode_crops(rows["crop"].to_pylist(), stored_pixels(self.image_size))
-        out: dict[str, Any] = {}
-        k = schema("pseudo_labels")
-        none = {n: to_column([None] * len(rows), k.field(n).type.list_size) for n in (*COLUMNS_2D, "keypoints_3d")}
-        if len(rows) and "pose" in self.nets:
-            views = [predict_pose(self.nets["pose"], crops, self.image_size, zoom, angle) for zoom, angle in VIEWS]
-            stacked = np.stack([in_photo(v, windows) for v in views], 1)  # [B,T,K,3]
-            out["keypoints"], out["keypoints_mt"] = to_column(stacked[:, 0]), to_column(stacked)
-        if len(rows) and "aux" in self.nets:
-            out["keypoints_aux"] = to_column(in_photo(predict_pose(self.nets["aux"], crops, self.image_size), windows))
-        if len(rows) and "acsm" in self.nets:
-            reprojected = predict_acsm(self.nets["acsm"], crops).keypoints[:, 0]
-            out["keypoints_3d"] = to_column(in_photo(reprojected, windows))
-        return {**none, **out}
+        crops = torch.from_numpy(decode_crops(rows["crop"].to_pylist(), stored_pixels(self.image_size)))
+        for name, found in predict_all(self.nets, crops.to(self.device), self.image_size, self.before is None).items():
+            if name == "heatmap_3d":
+                out[name] = to_column(found.cpu().numpy())
+            elif name == "keypoints_mt":
+                views = np.stack([in_photo(v, windows) for v in found.unbind(1)], 1)  # [B,T,K,3]
+                out["keypoints"], out[name] = to_column(views[:, 0]), to_column(views)
+            else:
+                out[name] = to_column(in_photo(found, windows))
+        return out

@@ -7,7 +7,7 @@ from typing import Any
 from tables import Dataset, InputError, Lake
 from trainers.app import command
 
-VERSION = 1
+VERSION = 2  # 2: with `heatmap_3d`
 
 
 @command("keypoints")

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 # Array columns where a row may be missing.
-NULLABLE_ARRAYS = frozenset({"camera", "keypoints_aux", "keypoints_mt", "keypoints_3d"})
+NULLABLE_ARRAYS = frozenset({"camera", "keypoints_aux", "keypoints_mt", "keypoints_3d", "heatmap_3d"})
 
 
 def to_column(values: np.ndarray | Sequence[np.ndarray | None], width: int | None = None) -> pa.Array:

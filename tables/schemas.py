@@ -41,10 +41,12 @@ def schema(table: str, keypoints: int = 16, transforms: int = 7) -> pa.Schema:
             ("instance_id", pa.string()), ("keypoints", k3), ("camera", _floats(7)), ("mask", pa.binary()),
             ("split", pa.string()),
         ],
-        # Keypoints [K,3]: x, y in photo pixels, confidence in [0, 1].
+        # Keypoints [K,3]: x, y in photo pixels, confidence in [0, 1]. `heatmap_3d` [K] in [0, 1]: the 2D net's heatmap
+        # of each joint, read where the 3D net has it.
         "pseudo_labels": [
             ("instance_id", pa.string()), ("round", pa.int32()), ("keypoints", k3), ("keypoints_aux", k3),
             ("keypoints_mt", _floats(3 * transforms * keypoints)), ("keypoints_3d", _floats(2 * keypoints)),
+            ("heatmap_3d", _floats(keypoints)),
             ("model_pose", pa.string()), ("model_aux", pa.string()), ("model_3d", pa.string()),
         ],
         "selections": [

@@ -223,7 +223,7 @@ class Dataset:
             parts: only these parts; None reads all.
 
         Raises:
-            InputError: nothing is committed.
+            InputError: nothing is committed, or it was made by a version that did not know a column.
         """
         manifests = self.manifests(parts)
         if not manifests:
@@ -237,6 +237,9 @@ class Dataset:
             with self.files.fs.open_input_file(self.files.full(f"{self.path}/{manifest['file']}")) as f:
                 tables.append(from_disk(pq.ParquetFile(f).read(want), manifest["widths"]))
         rows = self._apply_overlay(unique_rows(pa.concat_tables(tables), keys))
+        for name in columns or ():
+            if name not in rows.column_names:
+                raise InputError(self.table, self.fingerprint, f"was made before there was a column `{name}`: redo it")
         return rows if columns is None else rows.select(list(columns))
 
     def _apply_overlay(self, rows: pa.Table) -> pa.Table:

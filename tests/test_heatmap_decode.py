@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.heatmap import decode, gaussian_targets
+from models.heatmap import decode, gaussian_targets, heights_at
 from tables import InputError
 
 
@@ -62,3 +62,17 @@ def test_the_references_way_is_low_by_half_a_cell() -> None:
     np.testing.assert_allclose(error.mean(0), -0.5, atol=0.02)
     with pytest.raises(InputError, match="compat=dark"):
         decode(maps, compat="dark")
+
+
+def test_a_map_is_read_where_it_is_asked() -> None:
+    cells = np.array([[3.5, 4.5], [4.0, 4.5], [7.9, 2.5], [8.2, 2.5], [9.0, 2.5]])  # x, y of an 8 x 6 map
+    maps = torch.rand(1, 5, 6, 8, generator=torch.Generator().manual_seed(0))
+    found = heights_at(maps, torch.from_numpy(cells / [8, 6] * 2 - 1).float()[None])[0]
+    edge = maps[0, :, 2, 7]
+    assert found.tolist() == pytest.approx(
+        [float(v) for v in (maps[0, 0, 4, 3], maps[0, 1, 4, 3:5].mean(), 0.6 * edge[2], 0.3 * edge[3], 0)], abs=1e-5
+    )
+    assert heights_at(torch.full((1, 1, 3, 3), 7.0), torch.zeros(1, 1, 2)).tolist() == [[1]]
+    # A joint found by decoding is read at nearly its own height: a cell's width is half a spread.
+    points = torch.rand(8, 16, 2, generator=torch.Generator().manual_seed(1)) * 1.8 - 0.9
+    assert (heights_at(gaussian_targets(points, torch.ones(8, 16), 64, 2.0), points) > 0.93).all()

@@ -52,6 +52,7 @@ def pseudo_rows(ids: list[str], round: int | None, error: np.ndarray) -> pa.Tabl
             "keypoints_aux": to_column([None] * n, 48),
             "keypoints_mt": to_column(views),
             "keypoints_3d": to_column(reprojected),
+            "heatmap_3d": to_column([None] * n, 16),
             "model_pose": ["m"] * n,
             "model_aux": ["m"] * n,
             "model_3d": ["m"] * n,

@@ -212,7 +212,7 @@ def test_keypoints_of_every_instance_and_again_with_another_3d_net(
     assert rows["instance_id"].to_pylist() == instances.read(["instance_id"])["instance_id"].to_pylist()
     plain, views = to_numpy(rows["keypoints"], 16, 3), to_numpy(rows["keypoints_mt"], 7, 16, 3)
     np.testing.assert_array_equal(plain, views[:, 0])
-    for name in ("keypoints", "keypoints_aux", "keypoints_mt", "keypoints_3d"):
+    for name in ("keypoints", "keypoints_aux", "keypoints_mt", "keypoints_3d", "heatmap_3d"):
         assert np.isfinite(to_numpy(rows[name], -1)).all()
     assert ((plain[..., 2] >= 0) & (plain[..., 2] <= 1)).all()
     assert not np.array_equal(plain, to_numpy(rows["keypoints_aux"], 16, 3))
@@ -227,7 +227,8 @@ def test_keypoints_of_every_instance_and_again_with_another_3d_net(
     assert set(taken["round"].to_pylist()) == {2}
     for name in ("instance_id", "keypoints", "keypoints_aux", "keypoints_mt"):
         assert taken[name].to_pylist() == rows[name].to_pylist()
-    assert taken["keypoints_3d"].to_pylist() != rows["keypoints_3d"].to_pylist()
+    for name in ("keypoints_3d", "heatmap_3d"):
+        assert taken[name].to_pylist() != rows[name].to_pylist()
     assert set(taken["model_3d"].to_pylist()) != set(rows["model_3d"].to_pylist())
 
 

@@ -344,3 +344,16 @@ def test_a_category_is_a_partition_name(tmp_path, category):
     for use in (lambda: lake.dataset("photos", category, {}), lambda: lake.datasets("photos", category)):
         with pytest.raises(InputError, match="category="):
             use()
+
+
+def test_a_column_that_came_later_is_named(tmp_path: Path) -> None:
+    new = schema("pseudo_labels")
+    old = pa.schema([f for f in new if f.name != "heatmap_3d"])
+    values = {"instance_id": ["a", "b"], "keypoints": to_column(np.zeros((2, 48), np.float32))}
+    rows = pa.table([values.get(f.name, pa.nulls(2, f.type)) for f in old], schema=old)
+    made = Lake(str(tmp_path)).dataset("pseudo_labels", "deer", {"n": 1})
+    made.write("p", rows, old)
+    assert made.read().column_names == old.names
+    assert made.read(["instance_id", "keypoints_3d"])["keypoints_3d"].null_count == 2
+    with pytest.raises(InputError, match="was made before there was a column `heatmap_3d`"):
+        made.read(["heatmap_3d"])
