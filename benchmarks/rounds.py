@@ -37,6 +37,7 @@ from selection import CRITERIA, select_round
 from tables import Dataset, Lake, fingerprint
 from trainers.evaluate import evaluate_acsm
 from trainers.jobs import run_job, set_threads
+from trainers.start import start_keys
 
 
 def main() -> None:
@@ -75,8 +76,9 @@ def one_seed(lake: Lake, config: dict[str, Any], seed: int, args: argparse.Names
     """All rounds of all criteria for one seed: rows with `seed, criterion, round` and the metrics of val and test."""
     category = config["category"]
 
-    def train(name: str, **extra: Any) -> dict[str, Any]:
+    def train(name: str, former: str | None = None, **extra: Any) -> dict[str, Any]:
         settings = {k: v for k, v in config["train"][name].items() if k != "start"}
+        extra |= start_keys(config["train"], name, nets.get("pose"), former)
         mine = seed if name == "acsm" or args.seed_2d is None else args.seed_2d
         job = {"kind": "pose" if name == "aux" else name, "lake": lake.uri, "category": category, "seed": mine}
         began = time.time()
@@ -85,11 +87,12 @@ def one_seed(lake: Lake, config: dict[str, Any], seed: int, args: argparse.Names
         return done
 
     photos = lake.latest("photos", category)
-    nets = {name: train(name)["model"] for name in ("detector", "pose", "aux")}
+    nets: dict[str, str] = {}
+    for name in ("detector", "pose", "aux"):
+        nets[name] = train(name)["model"]
     instances = detected(lake, config, photos, nets["detector"])
     template = str(next(Path(lake.uri, "sandbox", config["sandbox"]["name"]).glob("animal*.template")))
-    start = nets["pose"] if config["train"]["acsm"]["start"] == "pose" else None
-    first = train("acsm", template=template, start_from=start, pseudo=None)
+    first = train("acsm", template=template, pseudo=None)
     made: list[tuple[str, int, dict[str, Any]]] = []
     used: set[str] = set()
     for criterion in args.criteria:
@@ -103,7 +106,7 @@ def one_seed(lake: Lake, config: dict[str, Any], seed: int, args: argparse.Names
             used.update(kept.filter(kept["selected"])["instance_id"].to_pylist())
             datasets = {"instances": instances, "pseudo_labels": before, "selections": chosen}
             lineage = {t: {"identity": dict(d.identity), "slot": d.slot} for t, d in datasets.items()}
-            done = train("acsm", template=template, start_from=start, pseudo=lineage)
+            done = train("acsm", done["model"], template=template, pseudo=lineage)
             made.append((criterion, number, done))
     return in_the_wild(lake, config, instances, used, seed, made)
 

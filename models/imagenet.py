@@ -37,13 +37,25 @@ def load_imagenet(trunk: ResNet, source: str) -> None:
     trunk.load_state_dict(state, strict=False)
 
 
-def _read(source: str) -> Mapping[str, Tensor]:
+def imagenet_file(source: str) -> str:
+    """The path of a source as `load_imagenet` takes it; a URL is fetched once.
+
+    Raises:
+        InputError: it cannot be fetched.
+    """
     try:
-        path = _fetched(source) if "://" in source else source
+        return _fetched(source) if "://" in source else source
+    except (OSError, RuntimeError) as error:  # a URL's errors are OSErrors
+        raise InputError("weights", source, f"cannot be read ({error})") from error
+
+
+def _read(source: str) -> Mapping[str, Tensor]:
+    path = imagenet_file(source)
+    try:
         with open(path, "rb") as f:
             data = f.read()
         return load(data) if path.endswith(".safetensors") else read_pth(data)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # a URL's errors are OSErrors
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError("weights", source, f"cannot be read ({error})") from error
 
 

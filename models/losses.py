@@ -23,6 +23,7 @@ def keypoint_loss(
     confidence: torch.Tensor,
     prob: torch.Tensor,
     robust: float = 0.0,
+    weight: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Reprojection loss of the reference (animals3d network.py:369-379, 510-517).
 
@@ -33,12 +34,14 @@ def keypoint_loss(
         predicted: [B,H,K,2]; target: [B,K,2]; confidence: [B,K] >= 0; prob: [B,H].
         robust: distance in the network's frame from which a joint's error counts linearly instead of squared
             (pseudo-Huber, Charbonnier et al. 1997); 0 squares every error, as the reference does.
+        weight: [B] factor of each image's loss; None: all count alike, as in the reference.
     """
     error = (predicted - target[:, None]).square().sum(-1)  # [B,H,K]
     if robust:
         error = 2 * robust**2 * ((1 + error / robust**2).sqrt() - 1)
     per_image = (error * confidence[:, None]).mean(-1) / (confidence.mean(-1) + 1e-4)[:, None]
-    return (per_image * prob).sum(1).mean()
+    expected = (per_image * prob).sum(1)
+    return (expected if weight is None else expected * weight).mean()
 
 
 def detector_loss(

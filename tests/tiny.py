@@ -52,7 +52,8 @@ def _train_settings() -> dict[str, Any]:
     plain["train"]["image_size"] = IMAGE_SIZE
     for name, net in nets.items():
         plain["train"][name]["net"].update(net)
-    del plain["train"]["acsm"]["start"]
+    for name in ("pose", "aux", "detector", "acsm"):
+        del plain["train"][name]["start"]
     for name in ("pose", "acsm"):
         plain["train"][name]["plan"].update(steps=2, batch=4, ema=0.5)
     return OmegaConf.to_container(OmegaConf.create(plain), resolve=True)["train"]

@@ -20,15 +20,17 @@ def train_command(cfg: Any, name: str, **extra: Any) -> dict[str, Any]:
     from trainers.cluster import connect
     from trainers.group import TrainGroup, training_bar
     from trainers.jobs import check_settings
+    from trainers.start import start_keys
 
     lake = Lake(cfg.lake)
     lake.datasets("labels", cfg.category)
     settings: Any = OmegaConf.to_container(cfg.train[name], resolve=True)
-    settings.pop("start", None)
     check_settings(name, settings)
+    starts = start_keys(cfg.train, name)
+    settings.pop("start")
     kind = "pose" if name == "aux" else name
     job: dict[str, Any] = {"kind": kind, "lake": lake.uri, "category": cfg.category, "settings": settings}
-    job |= {"seed": int(cfg.seed), **extra}
+    job |= {"seed": int(cfg.seed), **starts, **extra}
     with (
         connect(cfg.resources),
         TrainGroup(cfg.resources.train, f"{lake.uri}/ray_train") as group,

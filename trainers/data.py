@@ -16,6 +16,7 @@ import torch
 
 from models.crops import SEEN, stored_pixels, to_frame, window
 from models.photo import decode_photo
+from selection import gated, passing
 from tables import Dataset, Lake, join_rows, schema, to_numpy, unique_rows
 
 
@@ -130,12 +131,42 @@ def load_labelled(lake: Lake, category: str, split: str, image_size: int) -> Ins
     return data
 
 
-def load_pseudo_labelled(instances: Dataset, pseudo: Dataset, selection: Dataset, image_size: int) -> Instances:
-    """The selected instances of a round with their pseudo-labels, weighted by confidence."""
+def load_pseudo_labelled(
+    instances: Dataset, pseudo: Dataset, selection: Dataset, image_size: int, gate: float | None = None
+) -> Instances:
+    """The selected instances of a round with their pseudo-labels, weighted by confidence.
+
+    Args:
+        gate: joints off their 3D reprojection by this share of the box's longer side or more get confidence 0
+            (`selection.gate`); None: the gate the selection was made with, if any.
+    """
+    gate = selection.identity.get("rules", {}).get("gate") if gate is None else gate
     chosen = selection.read(["instance_id", "selected"])
     chosen = chosen.filter(chosen["selected"]).select(["instance_id"])
-    rows = join_rows(chosen, pseudo.read(["instance_id", "keypoints"]), "instance_id")
-    return instances_from(join_rows(rows, instances.read(["instance_id", "bbox", "crop"]), "instance_id"), image_size)
+    columns = ["instance_id", "keypoints", *(["keypoints_3d"] if gate else [])]
+    rows = join_rows(chosen, pseudo.read(columns), "instance_id")
+    rows = join_rows(rows, instances.read(["instance_id", "bbox", "crop"]), "instance_id")
+    if gate:
+        rows = gated(rows, passing(rows, gate))
+    return instances_from(rows, image_size)
+
+
+def image_weights(data: Instances, labels: int, pseudo: float | str) -> np.ndarray | None:
+    """What each instance's loss counts, float32 [N]: 1 for the first `labels` rows, `pseudo` for the others.
+
+    Args:
+        pseudo: a factor, or `confidence` for the mean confidence of an instance's joints that count.
+
+    Returns:
+        None where all count alike, as in the reference (METHOD 6.5).
+    """
+    if pseudo == 1:
+        return None
+    weights = np.ones(len(data), np.float32)
+    sure = data.keypoints[labels:, :, 2]
+    mean = sure.sum(1) / np.maximum(1, (sure > 0).sum(1))
+    weights[labels:] = mean if pseudo == "confidence" else float(pseudo)
+    return weights
 
 
 def concatenate(first: Instances, second: Instances) -> Instances:

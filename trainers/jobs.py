@@ -6,6 +6,7 @@ again, a half-trained one goes on from its checkpoint.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,17 +14,18 @@ from typing import Any
 import torch
 
 from models.acsm import ACSM
-from models.checkpoint import checkpoint_bytes, load_checkpoint, weights_digest
+from models.checkpoint import checkpoint_bytes
 from models.heatmap import Detector, PoseNet
 from models.resnet import BLOCKS
 from models.template import Template
 from tables import InputError, Lake, fingerprint
-from trainers.data import Instances, concatenate, load_labelled, load_pseudo_labelled
+from trainers.data import Instances, concatenate, image_weights, load_labelled, load_pseudo_labelled
 from trainers.engine import Plan, Task, fit
 from trainers.evaluate import evaluate_acsm, evaluate_detector, evaluate_pose
 from trainers.mask_task import MaskTask
 from trainers.masks import mask_targets, masks_digest
 from trainers.photos import labelled_photos
+from trainers.start import check_start, start_identity, start_weights
 from trainers.steps import ACSMTask, DetectorTask, PoseTask
 
 SPLITS = ("val", "test")
@@ -40,9 +42,10 @@ def run_job(
 
     Args:
         job: `kind` (pose, detector, acsm), `lake`, `category`, `settings` (the kind's section of the `train`
-            config with `image_size`), `seed`; for acsm also `template` (path), `start_from` (a pose model whose
-            trunk to begin with, or None) and `pseudo` (identity and slot of a round's `instances`, `pseudo_labels`
-            and `selections`, or None).
+            config with `image_size`), `seed`, and where the weights start (`trainers.start`): `start_from` (path of a
+            network of ours, or None), `imagenet` (path or URL of torchvision's weights); for acsm also `template`
+            (path) and `pseudo` (identity and slot of a round's `instances`, `pseudo_labels` and `selections`, or
+            None).
         on_step: called with (steps done, steps, loss).
 
     Returns:
@@ -61,8 +64,7 @@ def run_job(
         items, digest = len(data), data.digest
     if not items:
         raise InputError("split", "train", f"no training labels of `{job['category']}` in {lake.uri}")
-    identity = {k: job.get(k) for k in ("kind", "settings", "seed")}
-    identity["start_from"] = weights_digest(job["start_from"]) if job.get("start_from") else None
+    identity = {k: job.get(k) for k in ("kind", "settings", "seed")} | start_identity(job)
     identity["data"] = digest
     if job["kind"] == "acsm":
         template = Template.load(job["template"])
@@ -85,10 +87,8 @@ def run_job(
     elif job["kind"] == "pose":
         task = PoseTask(PoseNet(**net), data, size, settings["augment"], device, sigma=float(settings["sigma"]))
     else:
-        acsm = ACSM(template, image_size=size, **net)
-        if job.get("start_from"):
-            start_trunk(acsm, job["start_from"])
-        task = _acsm_task(acsm, data, labels, settings, device)
+        task = _acsm_task(ACSM(template, image_size=size, **net), data, labels, settings, device)
+    start_weights(task.model, job)
     plan = Plan(seed=int(job["seed"]), **settings["plan"])
     note = None if on_step is None else (lambda step, loss: on_step(step, plan.steps, loss))
     model = fit(task, plan, (lake.files, f"{folder}/checkpoint.pt"), rank, world, device, note)
@@ -123,6 +123,13 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
         raise InputError(f"train.{name}.net.depth", depth, f"use one of {', '.join(map(str, sorted(BLOCKS)))}")
     if settings["net"].get("compat") not in (None, "animals3d"):
         raise InputError(f"train.{name}.net.compat", settings["net"]["compat"], "use animals3d or null")
+    if "start" in settings:
+        check_start(name, settings)
+    gate, weight = settings.get("gate"), settings.get("pseudo_weight", 1.0)
+    if gate is not None and (type(gate) not in (int, float) or not gate > 0):
+        raise InputError(f"train.{name}.gate", gate, "must be a share of the box's longer side above 0, or null")
+    if weight != "confidence" and (type(weight) not in (int, float) or not 0 <= weight < math.inf):
+        raise InputError(f"train.{name}.pseudo_weight", weight, "must be a factor, 0 or more, or confidence")
 
 
 def _acsm_task(acsm: ACSM, data: Instances, labels: int, settings: Mapping[str, Any], device: str) -> ACSMTask:
@@ -135,6 +142,7 @@ def _acsm_task(acsm: ACSM, data: Instances, labels: int, settings: Mapping[str, 
         "rigid": float(settings["rigid"]), "weight": float(settings["keypoint_weight"]),
         "robust": float(settings["robust"]), "labels": labels, "label_share": settings["label_share"],
         "labels_from": float(settings["labels_from"]),
+        "image_weights": image_weights(data, labels, settings.get("pseudo_weight", 1.0)),
     }  # fmt: skip
     size, augment = int(settings["image_size"]), settings["augment"]
     if acsm.surface_head is None:
@@ -143,19 +151,6 @@ def _acsm_task(acsm: ACSM, data: Instances, labels: int, settings: Mapping[str, 
     if not len(targets.masks):
         raise InputError("train.acsm.net.surface", True, "no training label has a mask; ingest some, or use false")
     return MaskTask(acsm, data, size, augment, device, targets, settings["mask_losses"], **rest)
-
-
-def start_trunk(acsm: ACSM, path: str) -> None:
-    """Begin with the trunk of a trained pose network instead of a random one.
-
-    Raises:
-        InputError: the trunks differ in depth or width.
-    """
-    pose = load_checkpoint(path)
-    try:
-        acsm.backbone.load_state_dict(pose.backbone.state_dict())  # type: ignore[union-attr]
-    except (RuntimeError, AttributeError) as error:
-        raise InputError("start_from", path, "its trunk differs in depth or width from train.acsm.net") from error
 
 
 def _crop_data(lake: Lake, job: Mapping[str, Any]) -> tuple[Instances, int]:
@@ -167,7 +162,8 @@ def _crop_data(lake: Lake, job: Mapping[str, Any]) -> tuple[Instances, int]:
     if pseudo:
         tables = ("instances", "pseudo_labels", "selections")
         made = {t: lake.dataset(t, job["category"], pseudo[t]["identity"], pseudo[t]["slot"]) for t in tables}
-        chosen = load_pseudo_labelled(made["instances"], made["pseudo_labels"], made["selections"], size)
+        gate = job["settings"].get("gate")
+        chosen = load_pseudo_labelled(made["instances"], made["pseudo_labels"], made["selections"], size, gate)
         chosen.keypoints[chosen.keypoints[..., 2] < float(job["settings"]["min_confidence"])] = 0
         data = concatenate(data, chosen)
     return data, labels

@@ -11,7 +11,6 @@ from torch import nn
 
 from models.acsm import ACSM, ACSMOutput
 from models.crops import apply_affine, invert_affine
-from models.losses import keypoint_loss
 from models.mask_losses import (
     consistency_loss,
     coverage_loss,
@@ -90,8 +89,7 @@ class MaskTask(ACSMTask):
             if warm:
                 weighted |= {"cycle": 0.0, "visibility": 0.0, "entropy": 0.0}
             found = self._mask_losses(out, drawn)
-            keypoints = keypoint_loss(out.keypoints, drawn["points"], drawn["weight"], out.prob, self.robust)
-            return {"keypoints": self.weight * keypoints} | {n: w * found[n] for n, w in weighted.items()}
+            return {"keypoints": self.reprojection(out, drawn)} | {n: w * found[n] for n, w in weighted.items()}
 
     def _mask_losses(self, out: ACSMOutput, drawn: Drawn) -> dict[str, torch.Tensor]:
         surface: Any = out.surface

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from models.acsm import ACSMOutput
 from models.crops import SEEN, STORED, affine, apply_affine, invert_affine, sample
 from models.heatmap import gaussian_targets
 from models.losses import detector_loss, heatmap_loss, keypoint_loss
@@ -118,18 +119,41 @@ class PoseTask(CropTask):
 
 
 class ACSMTask(CropTask):
-    """Keypoint reprojection; the template stays rigid for the first `rigid` share of the steps."""
+    """Keypoint reprojection; the template stays rigid for the first `rigid` share of the steps.
 
-    def __init__(self, *args: Any, rigid: float, weight: float, robust: float, **kwargs: Any) -> None:
+    Args:
+        weight: of the loss.
+        image_weights: float32 [N], what each instance's loss counts; None: all alike.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        rigid: float,
+        weight: float,
+        robust: float,
+        image_weights: np.ndarray | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.rigid, self.weight, self.robust = rigid, weight, robust
+        self.image_weights = None if image_weights is None else torch.from_numpy(image_weights)
+
+    def draw(self, index: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        drawn = super().draw(index, generator)
+        return drawn if self.image_weights is None else {**drawn, "image_weight": self.image_weights[index]}
 
     def phase(self, progress: float) -> Hashable:
         return progress >= self.rigid
 
     def loss(self, drawn: Drawn, phase: Hashable) -> torch.Tensor:
         out = self.model(self.images(drawn), articulate=bool(phase), mesh=False)
-        return self.weight * keypoint_loss(out.keypoints, drawn["points"], drawn["weight"], out.prob, self.robust)
+        return self.reprojection(out, drawn)
+
+    def reprojection(self, out: ACSMOutput, drawn: Drawn) -> torch.Tensor:
+        """The keypoint loss with its weight."""
+        points, seen, counts = drawn["points"], drawn["weight"], drawn.get("image_weight")
+        return self.weight * keypoint_loss(out.keypoints, points, seen, out.prob, self.robust, counts)
 
 
 class DetectorTask:
