@@ -1,0 +1,100 @@
+"""The study: what pseudo-labels are worth, how many, chosen by which criterion, over how many rounds.
+
+    python -m benchmarks.study_world --lake ./lake --out .study_lake     # see there
+    python -m benchmarks.study --out benchmarks/results/study.json
+    python -m benchmarks.study_page                                      # docs/study.md and its figures
+
+Every arm makes the same number of optimizer steps on batches of the same size, from the same kind of start; only `twice
+the steps` says otherwise. Labels and pseudo-labels are drawn alike (the reference's mixing); the rest is
+`conf/train/small.yaml` at 128 px. A seed draws the labels too. Nothing is chosen by the test split. Needs no Ray, goes
+on where it was, and a row made from other settings is made again.
+"""
+
+from __future__ import annotations
+
+import time
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from benchmarks.selection import WRONG
+from benchmarks.study_arms import Arm, Bench, change, draw, judged, net, pseudo_labels, train_settings
+from benchmarks.study_results import Results, device_name, parser, processes, run_arms
+from models.checkpoint import load_checkpoint
+from selection import CRITERIA, aurc_table, pseudo_label_pck, score, select
+
+KEPT = (100, 300, 1000)
+PAPER = ("kp_conf", "cf_mt", "cf_cm", "cf_cm2")
+CONTROLS = ("random", "oracle")
+LABELS = (50, 150, 500)
+ROUNDS = 4
+# Labels and pseudo-labels alike to the end, every joint by its confidence: the reference's mixing.
+MIXING = {"label_share": None, "labels_from": 1.0, "min_confidence": 0.0}
+
+ARMS = [
+    Arm("loop", rounds=ROUNDS),  # its first round is `cf_cm2 300`
+    *(Arm("labels only" if n == 150 else f"labels only {n}", n, None) for n in LABELS),
+    Arm("labels only, twice the steps", criterion=None, longer=2),
+    Arm("all web", criterion="all"),
+    *(Arm(f"{c} {n}", criterion=c, keep=n) for c in PAPER + CONTROLS for n in KEPT if (c, n) != ("cf_cm2", 300)),
+    Arm("cf_cm2 300, shuffled", shuffled=True),
+    *(Arm(f"cf_cm2 300 with {n} labels", n) for n in LABELS if n != 150),
+]
+SPECIES = ("labels only", "all web", "random 300", "oracle 300", "kp_conf 300", "cf_mt 300", "cf_cm 300", "loop")
+
+
+def main() -> None:
+    made = parser(__doc__, "benchmarks/results/study.json")
+    made.add_argument("--species", action="store_true", help="the short list, for the repeat on another animal")
+    args = made.parse_args()
+    args.began = time.time()
+    settings = train_settings(128, 32)
+    acsm = change(settings["acsm"], {"plan.steps": args.steps, **MIXING})
+    bench = Bench(args.world, args.work, args.device, settings | {"former": acsm, "acsm": acsm})
+    results = Results(args.out, {"settings": settings | {"acsm": acsm}, "device": device_name(args.device)})
+    results.head["world"] = bench.told()
+    arms = [a for a in ARMS if a.name in SPECIES] if args.species else ARMS
+    draws = [(n, s) for n in sorted({a.labels for a in arms}) for s in args.seeds]
+    with processes(args.workers) as run:
+        list(run([(net, (bench, name, *d)) for name, d in product(("pose", "aux"), draws)]))
+        list(run([(pseudo_labels, (bench, *d)) for d in draws]))
+        results.head["judged"] = sorted(run([(judge, (bench, 150, s)) for s in args.seeds]), key=lambda j: j["seed"])
+        results.write()
+        run_arms(run, bench, arms, results, args)
+
+
+def judge(bench: Bench, labels: int, seed: int) -> dict[str, Any]:
+    """How good the first round's pseudo-labels are, how well each criterion finds the good ones, and how hard it is."""
+    _, pool = draw(bench, labels, seed)
+    rows = judged(bench, pseudo_labels(bench, labels, seed), pool)
+    error = score("oracle", rows)
+    other = rows["truth_keypoints"].is_null().to_numpy()
+    charged = np.where(np.isfinite(error), np.minimum(error, WRONG), WRONG)
+    quality = []
+    for criterion in (*PAPER, *CONTROLS):
+        params = {"seed": seed} if "seed" in CRITERIA[criterion].params else {}
+        for n in KEPT:
+            kept = select(rows, criterion, n, **params).sort_by("instance_id")["selected"].to_numpy()
+            # `rows` are sorted by id as well: the order of a dataset that is read.
+            good = pseudo_label_pck(rows, kept & ~other, (0.1,))[0]
+            quality.append(
+                {"criterion": criterion, "kept": n, "pck_0.1": round(float(good), 2),
+                 "other_animals": round(100 * float(other[kept].mean()), 2)}
+            )  # fmt: skip
+    notes = {n: load_checkpoint(net(bench, n, labels, seed)).notes["metrics"] for n in ("pose", "aux")}  # type: ignore[index]
+    return {
+        "seed": seed, "pool": len(rows), "other_animals": round(100 * float(other.mean()), 2),
+        "error_deciles": np.round(np.quantile(error[np.isfinite(error)], np.linspace(0.1, 0.9, 9)), 4).tolist(),
+        "pck_0.1": round(float(pseudo_label_pck(rows, ~other, (0.1,))[0]), 2),
+        "test_2d": {n: round(m["test"]["auc_06_10"], 2) for n, m in notes.items()},
+        "aurc": [
+            row | {"aurc": round(row["aurc"], 4), "captured": round(row["captured"], 1)}
+            for row in aurc_table(rows, charged).to_pylist()
+        ],
+        "selected": quality,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
