@@ -42,14 +42,14 @@ SIZES = ((640, 480), (800, 600), (1024, 768))  # the usual sizes of Flickr's "z"
 # case: our options, img2dataset's, https, images
 CASES: dict[str, tuple[list[str], list[str], bool, int]] = {
     "keep": (["fetch.mode=keep"], ["--resize_mode=no", "--skip_reencode=True"], False, 40_000),
-    "raw": (["fetch.mode=raw"], ["--disable_all_reencoding=True"], False, 40_000),
+    "raw": (["fetch.mode=raw"], ["--disable_all_reencoding=True"], False, 100_000),
     "resize_256": (
         ["fetch.mode=resize", "fetch.resize_px=256"],
         ["--resize_mode=keep_ratio", "--image_size=256", "--resize_only_if_bigger=True"],
         False,
-        10_000,
+        20_000,
     ),
-    "https": (["fetch.mode=keep"], ["--resize_mode=no", "--skip_reencode=True"], True, 20_000),
+    "https": (["fetch.mode=keep"], ["--resize_mode=no", "--skip_reencode=True"], True, 8_000),
 }
 
 

@@ -61,8 +61,8 @@ class CrawlWorker:
         shard = _Shard(self.dataset, part, self.again, rows, self.options.block, spool)
         try:
             fetched = {r["photo_id"] for r in left_behind(spool) if shard.keep(r)}
-            for row in self.fetcher.stream(r for r in rows if r["photo_id"] not in fetched):
-                shard.ended(row)
+            for ended in self.fetcher.batches(r for r in rows if r["photo_id"] not in fetched):
+                shard.ended(ended)
         finally:
             spool.close()
         discard(spool)
@@ -90,22 +90,23 @@ class _Shard:
         known = self.index.get(row["photo_id"])
         if known is None or known in self.refs or not self.open[known // self.block] or row["status"] in HEALABLE:
             return False
-        self.ended(row)
+        self.ended([row])
         return True
 
-    def ended(self, row: dict[str, Any]) -> None:
-        """Take the row of a photo; commits its block when it was the last one."""
-        i = self.index[row["photo_id"]]
-        self.refs[i] = self.spool.append(row)
-        number = i // self.block
-        self.open[number] -= 1
-        if not self.open[number]:
-            self._commit(number)
+    def ended(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Take rows of photos; commits a block when its last one is there."""
+        for row, ref in zip(rows, self.spool.append(rows), strict=True):
+            i = self.index[row["photo_id"]]
+            self.refs[i] = ref
+            number = i // self.block
+            self.open[number] -= 1
+            if not self.open[number]:
+                self._commit(number)
 
     def _commit(self, number: int) -> None:
         span = range(number * self.block, min((number + 1) * self.block, len(self.ids)))
         refs = [self.refs.pop(i) for i in span]
-        rows, photos = self.spool.rows(refs), schema("photos")
+        (rows, bodies), photos = self.spool.read(refs), schema("photos")
         notes = {
             "began": self.began,
             "ended": time.time(),
@@ -114,7 +115,7 @@ class _Shard:
         }
         self.status.update(notes["status"])
         at = photos.get_field_index("bytes")
-        table = pa.Table.from_pylist(rows, photos.remove(at)).add_column(at, "bytes", self.spool.bodies(refs))
+        table = pa.Table.from_pylist(rows, photos.remove(at)).add_column(at, "bytes", bodies)
         self.dataset.write(part_name(self.prefix, [self.ids[i] for i in span]), table, photos, **notes)
 
 
@@ -139,9 +140,8 @@ def reopen(dataset: Dataset) -> None:
         if not manifest["refused"]:
             continue
         spool = Spool(os.path.join(spool_folder(dataset), part.partition("-")[0]))
-        for row in dataset.read(parts=[part]).to_pylist():
-            if not _refused(row):
-                spool.append({**row, "duplicate_of": None})
+        rows = dataset.read(parts=[part]).to_pylist()
+        spool.append({**row, "duplicate_of": None} for row in rows if not _refused(row))
         spool.close()
         dataset.forget(part)
 

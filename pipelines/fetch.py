@@ -11,7 +11,8 @@ import atexit
 import contextlib
 import hashlib
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,7 @@ from pipelines.request import Requester
 
 HEALABLE = frozenset({"throttled", "server_error", "timeout", "truncated"})
 _STEP = 64  # rows taken from a stream's source at once
+_GATHER_S = 0.01  # to wake a thread costs as much as to write a row down: rows that end within this wake it once
 _UNREAD = 128  # ended rows that nobody took, above which a stream asks for nothing more
 
 
@@ -49,6 +51,17 @@ class _Stream:
             self.room.clear()
             if self.done.qsize() < _UNREAD // 2:  # taken just now, by a thread that saw `full` unset
                 self.reopen()
+
+    def take(self, wait: bool) -> list[dict[str, Any] | BaseException]:
+        """What has ended, on the caller's thread; with `wait` at least one row."""
+        ended = []
+        if wait:
+            ended.append(self.done.get())
+            time.sleep(_GATHER_S)
+        with contextlib.suppress(Empty):
+            while True:
+                ended.append(self.done.get_nowait())
+        return ended
 
     def reopen(self) -> None:
         """On the loop."""
@@ -92,6 +105,12 @@ class Fetcher:
         Args:
             rows: `photo_id, url, fetch_url, license, author, page_url` each; `fetch_url` is where bytes come from.
         """
+        with contextlib.closing(self.batches(rows)) as batches:
+            for ended in batches:
+                yield from ended
+
+    def batches(self, rows: Iterable[Mapping[str, str]]) -> Generator[list[dict[str, Any]]]:
+        """The rows of `stream`, those that ended at about the same time together."""
         stream, source, open_, more = _Stream(), iter(rows), 0, True
         try:
             while more or open_:
@@ -101,16 +120,15 @@ class Fetcher:
                     open_ += len(batch)
                     if batch:
                         self._loop.call_soon_threadsafe(self._start, stream, batch)
-                try:
-                    row = stream.done.get(block=not more or open_ >= self.options.pending)
-                except Empty:
-                    continue
-                open_ -= 1
-                if stream.full and stream.done.qsize() < _UNREAD // 2:
+                ended = stream.take(wait=bool(open_) and (not more or open_ >= self.options.pending))
+                open_ -= len(ended)
+                if stream.full and ended:
                     self._loop.call_soon_threadsafe(stream.reopen)
-                if isinstance(row, BaseException):
-                    raise row
-                yield row
+                if good := [row for row in ended if isinstance(row, dict)]:
+                    yield good
+                for row in ended:
+                    if isinstance(row, BaseException):
+                        raise row
         finally:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._cancel, stream)

@@ -121,8 +121,8 @@ def test_a_shard_is_committed_in_blocks_and_what_was_spooled_is_not_fetched_agai
         rows = plan.shard(shard).to_pylist()
         # What a killed actor leaves: six rows in a spool, one of them a failure that may have been its own end.
         dead = Spool(Path(spool_folder(dataset)) / shard)
-        for row in worker.fetcher.fetch([r for r in rows if r["photo_id"][-3:] in {"100", "101", "119", "202", "204"}]):
-            dead.append(row)
+        wanted = {"100", "101", "119", "202", "204"}
+        dead.append(worker.fetcher.fetch([r for r in rows if r["photo_id"][-3:] in wanted]))
         dead.close()
         before = origin.requests.copy()
         counts = worker(shard, None)

@@ -113,6 +113,17 @@ def test_dhash_bits() -> None:
     assert dhash(photo) == 0b10000101 | 1 << 63
 
 
+def test_dhash_compares_the_means_over_areas_that_opencv_gives() -> None:
+    for shape in ((256, 341), (480, 641), (9, 5), (3, 200)):
+        noise = np.random.default_rng(shape).integers(0, 256, shape).astype(np.uint8)
+        for grey in (noise, cv2.GaussianBlur(noise, (0, 0), 7), np.full(shape, 128, np.uint8)):
+            if min(shape) >= 9:  # below, OpenCV interpolates instead
+                small = cv2.resize(grey, (9, 8), interpolation=cv2.INTER_AREA)
+                bits = (small[:, 1:] > small[:, :-1]).ravel()
+                assert dhash(grey) == sum(1 << i for i, bit in enumerate(bits) if bit)
+        assert dhash(np.full(shape, 128, np.uint8)) == 0
+
+
 def test_a_photo_recompressed_or_shrunk_is_near() -> None:
     image = picture(3)
     noisy = np.clip(image + np.random.default_rng(0).normal(0, 20, image.shape), 0, 255).astype(np.uint8)
