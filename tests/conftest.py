@@ -8,7 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("busy", deadline=None)  # a machine may be busy: no test depends on the clock
+settings.load_profile("busy")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # before Ray is imported: no token in the home directory
 # Before torch is: tiny networks gain nothing from a second thread, and on a busy machine two wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -52,7 +52,7 @@ def test_a_stream_keeps_what_select_keeps(criterion: str) -> None:
         assert streamed.equals(whole.filter(whole["selected"]).combine_chunks())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     n=st.integers(0, 60), seed=st.integers(0, 5), top_n=st.integers(1, 12), cuts=st.lists(st.integers(0, 60)),
     order=st.randoms(use_true_random=False), criterion=st.sampled_from(["kp_conf", "cf_cm2", "rank_fusion"]),

@@ -18,9 +18,6 @@ from pipelines.fetch_options import FetchOptions
 from pipelines.robots import agent_token, opted_out, parse_robots
 from tables import InputError
 
-settings.register_profile("fetch", deadline=None)
-settings.load_profile("fetch")
-
 STATUSES = {
     "ok", "gone", "forbidden", "throttled", "server_error", "timeout", "truncated", "not_image", "placeholder",
     "too_big", "bomb", "opt_out", "robots", "bad_url",

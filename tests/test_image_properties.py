@@ -64,7 +64,7 @@ def test_any_bytes_give_a_verdict(data: bytes) -> None:
     sane(data, check_photo(data, 10**6))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(mutated())
 def test_any_photo_called_ok_is_resized_or_refused(data: bytes) -> None:
     verdict = check_photo(data, 10**6)
@@ -88,7 +88,7 @@ def test_every_cut_of_a_photo_is_truncated(kind: str) -> None:
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 300), st.sampled_from(KINDS))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_size_after_resizing(width: int, height: int, side: int, kind: str) -> None:
     photo = np.random.default_rng(0).integers(0, 255, (height, width, 3)).astype(np.uint8)
     data = cv2.imencode(f".{kind}", photo)[1].tobytes()

@@ -78,7 +78,7 @@ def test_the_fast_path_gives_what_every_line_alone_gives(folder, version):
     tags = Autotags(str(folder / "tags.txt"), ("deer",), 0.5)
     (folder / "tags.txt").write_text("22\tdeer:0.9\n333\tdeer:0.9\n")
 
-    @settings(max_examples=250, deadline=None)
+    @settings(max_examples=250)
     @given(files(version), st.booleans())
     def check(data, tagged):
         path.write_bytes(data)
@@ -94,7 +94,7 @@ def test_the_fast_path_gives_what_every_line_alone_gives(folder, version):
     tagged_ids.cache_clear()
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(st.sampled_from(WORDS), min_size=1, max_size=3), FIELD)
 @example(["kiss"], b"k%C4%B0\xc5\xbf%73")
 @example(["bär"], b"B%C3%84Rs")
@@ -111,7 +111,7 @@ def test_any_bytes_are_rows_rejects_or_drops(folder, kind):
         [b'"', b"{", b"}", b"[", b":", b'{"url": "http://h/\\ud800"}', b'{"url":', b"1e999", b"url"]
     )
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(st.lists(TEXT | quotes, max_size=30).map(b"".join))
     def check(data):
         path.write_bytes((b"url,title\n" if kind == "csv" else b"") + data)
@@ -140,7 +140,7 @@ KEYS = [
 ]  # fmt: skip
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.sampled_from(KEYS), VALUES)
 def test_any_value_of_a_key_is_taken_or_refused_in_one_line(key, value):
     try:
@@ -155,7 +155,7 @@ def test_any_value_of_a_key_is_taken_or_refused_in_one_line(key, value):
 
 
 def test_any_words_make_patterns():
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(st.lists(st.text(min_size=1, max_size=8).filter(lambda w: re.sub(r"[\s_-]", "", w)), min_size=1, max_size=3))
     def check(words):
         texts = pa.array([b"\t" + w.encode("utf-8", "replace") for w in words])
@@ -167,7 +167,7 @@ def test_any_words_make_patterns():
 def test_a_source_may_be_any_file(folder):
     path = folder / "whatever"
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(st.sampled_from([b"", b"PAR1", b"SQLite format 3\0"]), st.binary(max_size=60))
     def check(magic, data):
         path.write_bytes(magic + data)
