@@ -25,7 +25,6 @@ import resource
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from sandbox.truth import true_keypoints
 from selection import (
     CRITERIA,
     VIEW_NAMES,
@@ -138,7 +137,7 @@ def areas(lake: Lake) -> list[dict[str, Any]]:
     for pseudo in lake.datasets("pseudo_labels", category):
         instances = lake.find("instances", category, pseudo.identity["instances"])
         rows = join_rows(pseudo.read(), instances.read(["instance_id", "photo_id", "bbox"]), "instance_id")
-        rows = rows.append_column("truth_keypoints", true_keypoints(rows, truth))
+        rows = rows.append_column("truth_keypoints", true_keypoints(rows, str(truth)))
         error = score("oracle", rows)
         error = np.where(np.isfinite(error), np.minimum(error, WRONG), WRONG)
         table = aurc_table(rows, error).to_pylist()
@@ -167,26 +166,6 @@ def chosen(rows: pa.Table, criterion: str, top_n: int = 150, **rule: Any) -> dic
         "other_animals": round(100 * share, 1),
         "views": " ".join(str(n) for n in viewpoint_histogram(rows)),
     }  # fmt: skip
-
-
-def true_keypoints(rows: pa.Table, truth: Path, overlap: float = 0.3) -> pa.Array:
-    """The true joints of the animal that a box overlaps most; null where it is none of the species."""
-    animals: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for animal in pq.read_table(truth, columns=["photo_id", "bbox", "keypoints", "is_target"]).to_pylist():
-        animals[animal["photo_id"]].append(animal)
-    joints: list[np.ndarray | None] = []
-    for photo, box in zip(rows["photo_id"].to_pylist(), to_numpy(rows["bbox"], 4), strict=True):
-        shares = [(iou(box, np.array(a["bbox"])), a) for a in animals[photo]]
-        share, best = max(shares, key=lambda s: s[0], default=(0.0, None))
-        real = best is not None and share > overlap and best["is_target"]
-        joints.append(np.array(best["keypoints"], np.float32) if best is not None and real else None)
-    return to_column(joints, 48)
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    sides = np.clip(np.minimum(a[:2] + a[2:], b[:2] + b[2:]) - np.maximum(a[:2], b[:2]), 0, None)
-    both = float(sides.prod())
-    return both / (float(a[2:].prod() + b[2:].prod()) - both)
 
 
 if __name__ == "__main__":

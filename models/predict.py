@@ -48,7 +48,7 @@ def predict_all(
     Args:
         nets: of `pose`, `aux` and `acsm` those there are.
         image_size: of the 2D nets.
-        views: False leaves out what the 3D net has no part in.
+        views: False leaves out the joints of `pose`: it is there for its heatmaps alone.
 
     Returns:
         of the columns of `pseudo_labels` those the networks can fill: `keypoints_mt` [B,T,K,3],
@@ -64,7 +64,7 @@ def predict_all(
             found["heatmap_3d"] = heights_at(upright, found["keypoints_3d"])
         if views:
             found["keypoints_mt"] = torch.stack([_joints(upright, matrix), *(_joints(*look) for look in looks)], 1)
-    if "aux" in nets and views:
+    if "aux" in nets:
         found["keypoints_aux"] = predict_pose(nets["aux"], crops, image_size)
     return found
 

@@ -16,8 +16,10 @@ from tables import Dataset, schema, to_column, to_numpy
 from trainers.data import decode_crops
 
 BATCH = 64
-COLUMNS_2D = ("keypoints", "keypoints_aux", "keypoints_mt")
-COLUMNS_3D = ("keypoints_3d", "heatmap_3d")
+MADE_BY = {  # the networks that a column comes from
+    "keypoints": ("pose",), "keypoints_mt": ("pose",), "keypoints_aux": ("aux",), "keypoints_3d": ("acsm",),
+    "heatmap_3d": ("pose", "acsm"),
+}  # fmt: skip
 
 
 class KeypointWorker:
@@ -26,8 +28,8 @@ class KeypointWorker:
     Args:
         models: paths of the `pose`, `aux` and `acsm` checkpoints; `aux` and `acsm` may be None.
         ids: their model ids, written beside what they predicted.
-        before: pseudo-labels of an earlier round with the same 2D nets, whose 2D columns are taken over. What the 2D
-            net thinks of the 3D net's joints is asked again: one pass of it instead of eight.
+        before: pseudo-labels of an earlier round; columns whose networks are the same are taken over. If the 3D net
+            alone is new, what the 2D net thinks of its joints is asked again: one pass of it instead of eight.
     """
 
     def __init__(
@@ -41,7 +43,10 @@ class KeypointWorker:
         before: Dataset | None = None,
     ) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        needed = [n for n, p in models.items() if p and (n != "aux" or before is None)]
+        theirs = before.identity["models"] if before else {}
+        self.kept = [c for c, nets in MADE_BY.items() if before and all(theirs.get(n) == ids[n] for n in nets)]
+        changed = {net for column, nets in MADE_BY.items() if column not in self.kept for net in nets}
+        needed = [n for n, p in models.items() if p and n in changed]
         self.nets: dict[str, Any] = {n: load_checkpoint(str(models[n])).to(device) for n in needed}
         self.instances, self.pseudo, self.ids, self.round = instances, pseudo, ids, round
         self.image_size, self.before, self.device = image_size, before, device
@@ -52,7 +57,7 @@ class KeypointWorker:
         made = [self._predict(rows.slice(s, BATCH)) for s in range(0, max(1, len(rows)), BATCH)]
         columns: dict[str, Any] = {k: pa.concat_arrays([m[k] for m in made]) for k in made[0]}
         if self.before is not None:
-            columns |= {n: self.before.read([n], [part])[n] for n in COLUMNS_2D}
+            columns |= {n: self.before.read([n], [part])[n] for n in self.kept}
         n = len(rows)
         ids = {f"model_{m}": [self.ids[k]] * n for m, k in (("pose", "pose"), ("aux", "aux"), ("3d", "acsm"))}
         table = pa.table(
@@ -65,17 +70,18 @@ class KeypointWorker:
 
     def _predict(self, rows: pa.Table) -> dict[str, pa.Array]:
         n, k = len(rows), schema("pseudo_labels")
-        out: dict[str, Any] = {c: to_column([None] * n, k.field(c).type.list_size) for c in (*COLUMNS_2D, *COLUMNS_3D)}
+        out: dict[str, Any] = {c: to_column([None] * n, k.field(c).type.list_size) for c in MADE_BY}
         if not n or not self.nets:
             return out
         windows = window(to_numpy(rows["bbox"], 4), SEEN)
         crops = torch.from_numpy(decode_crops(rows["crop"].to_pylist(), stored_pixels(self.image_size)))
-        for name, found in predict_all(self.nets, crops.to(self.device), self.image_size, self.before is None).items():
+        views = "keypoints_mt" not in self.kept
+        for name, found in predict_all(self.nets, crops.to(self.device), self.image_size, views).items():
             if name == "heatmap_3d":
                 out[name] = to_column(found.cpu().numpy())
             elif name == "keypoints_mt":
-                views = np.stack([in_photo(v, windows) for v in found.unbind(1)], 1)  # [B,T,K,3]
-                out["keypoints"], out[name] = to_column(views[:, 0]), to_column(views)
+                seen = np.stack([in_photo(v, windows) for v in found.unbind(1)], 1)  # [B,T,K,3]
+                out["keypoints"], out[name] = to_column(seen[:, 0]), to_column(seen)
             else:
                 out[name] = to_column(in_photo(found, windows))
         return out

@@ -43,7 +43,7 @@ def infer(
 
     Args:
         models: paths of the `pose`, `aux` and `acsm` checkpoints.
-        before: the former round's dataset; its 2D predictions are taken over if the 2D nets are the same.
+        before: the former round's dataset; what it has of networks that are the same is taken over.
     """
     from models.checkpoint import load_checkpoint, weights_digest
     from pipelines.keypoint_worker import KeypointWorker
@@ -59,11 +59,8 @@ def infer(
     state = instances.state()
     if pseudo.is_finished(state):
         return pseudo
-    if before is not None:
-        theirs = before.identity
-        same = all(theirs["models"][n] == ids[n] for n in ("pose", "aux"))
-        if not same or theirs["instances"] != instances.fingerprint or not before.is_finished(state):
-            before = None
+    if before and (before.identity["instances"] != instances.fingerprint or not before.is_finished(state)):
+        before = None
     _forget_outdated(pseudo, instances)
     args = {"instances": instances, "pseudo": pseudo, "models": models, "ids": ids, "round": round}
     args |= {"image_size": image_size, "before": before}

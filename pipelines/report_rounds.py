@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines import report_crops as crops
+from pipelines.report_diagnostics import diagnostics_html
 from pipelines.report_figures import histogram
 from pipelines.report_page import note
 from pipelines.run_record import RunRecord, rows_of
@@ -45,9 +46,9 @@ def rounds_html(record: RunRecord, each: int) -> str:
         rows = chosen.read().sort_by("rank")
         ids = rows.filter(rows["selected"])["instance_id"].to_pylist()
         shown = "open" if number in numbers[-OPEN:] else ""
-        inside = _top(rows, ids, before, number) + _crops(
-            rows, pseudo, instances, each if shown else (each + 1) // 2, images
-        )
+        inside = _top(rows, ids, before, number)
+        inside += diagnostics_html(record.lake.files.read_json(f"runs/{record.name}/round-{number}/diagnostics.json"))
+        inside += _crops(rows, pseudo, instances, each if shown else (each + 1) // 2, images)
         title = (
             f"Round {number} <small>{len(ids):,} of {len(rows):,} animals kept by {escape(_criterion(rows))}</small>"
         )
@@ -93,19 +94,19 @@ def _top(rows: pa.Table, ids: list[str], before: set[str] | None, number: int) -
 def _crops(rows: pa.Table, pseudo: Dataset | None, instances: Dataset | None, each: int, images: dict[str, str]) -> str:
     if pseudo is None or instances is None:
         return note("Its crops are no longer in the lake.")
-    groups = _groups(rows, each)
-    ids = {r["instance_id"] for _, _, found in groups for r in found}
+    shown = groups(rows, each)
+    ids = {r["instance_id"] for _, _, found in shown for r in found}
     made = rows_of(pseudo, ids, ["keypoints", "keypoints_3d"])
     cut = rows_of(instances, ids, ["crop", "window"])
     out = ""
-    for title, kind, found in groups:
+    for title, kind, found in shown:
         cells = "".join(_figure(r, made.get(r["instance_id"]), cut.get(r["instance_id"]), images) for r in found)
         out += f'<p class="rowname">{title}</p><div class="crops {kind}">{cells}</div>'
     return out
 
 
-def _groups(rows: pa.Table, each: int) -> list[tuple[str, str, list[dict[str, Any]]]]:
-    """Title, class and rows (best first) of the four groups; no row stands in two."""
+def groups(rows: pa.Table, each: int) -> list[tuple[str, str, list[dict[str, Any]]]]:
+    """Title, class and rows (best first) of the four groups of a ranked selection; no row stands in two."""
     kept, lost = (rows.filter(m).to_pylist() for m in (rows["selected"], pc.invert(rows["selected"])))
     best, worst = kept[:each], lost[-each:] if len(lost) > each else []
     near_kept, near_lost = kept[each:][-each:], lost[: len(lost) - len(worst)][:each]

@@ -114,7 +114,9 @@ def results(record: RunRecord) -> str:
         "of the longer side of the animal&rsquo;s box (<code>auc_06_10</code>). The best round is chosen on validation "
         "alone; the test split is only read."
     )
-    return page.section("AUC by round", page.table(head, rows), _charts(record, there, split), lead=meaning)
+    ended = record.summary.get("stopped")
+    said = page.note(f"The loop ended early: {ended}.") if ended else ""
+    return page.section("AUC by round", page.table(head, rows), said, _charts(record, there, split), lead=meaning)
 
 
 def _items(record: RunRecord, number: int) -> str:

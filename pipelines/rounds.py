@@ -15,13 +15,20 @@ from rich.table import Table
 
 from pipelines.crawl import crawl
 from pipelines.detect import detect
+from pipelines.diagnostics import diagnose, held_out, with_truth
 from pipelines.keypoints import infer
 from pipelines.report import write_report
+from pipelines.round_pictures import write_pictures
+from pipelines.round_rules import alarm, enough, size_of
 from selection import policy_of, select_round
-from tables import Dataset, Lake
+from tables import Dataset, Lake, fingerprint
+from trainers.average import average
 from trainers.group import TrainGroup, training_bar
+from trainers.registry import register
 from trainers.start import start_keys
 from trainers.tracking import open_tracker
+
+TABLES = ("instances", "pseudo_labels", "selections")  # what a training on pseudo-labels is made from
 
 
 class Loop:
@@ -32,41 +39,54 @@ class Loop:
         resources: its `resources` section.
         template: path of the animal's template.
         group: training workers.
+        truth: the sandbox's `truth.parquet`, for diagnostics and the control `oracle`; None: there is no truth.
     """
 
-    def __init__(self, config: dict[str, Any], resources: Any, lake: Lake, template: str, group: TrainGroup) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        resources: Any,
+        lake: Lake,
+        template: str,
+        group: TrainGroup,
+        truth: str | None = None,
+    ) -> None:
         self.config, self.resources, self.lake, self.template, self.group = config, resources, lake, template, group
-        self.category = config["category"]
+        self.category, self.truth_file = config["category"], truth
         self.folder = f"runs/{config['run']}"
         self.rows: list[dict[str, Any]] = []
         self.rounds: list[dict[str, Any]] = []
+        self.nets: dict[str, dict[str, Any]] = {}  # the 2D nets trained on labels alone
+        self.stopped: str | None = None
+        self.teacher = ""  # path of the network that judged the last round's pseudo-labels
 
     def run(self) -> list[dict[str, Any]]:
         """All rounds; returns the rows of `metrics.json`."""
         c, started = self.config, time.monotonic()
         self.lake.files.write(f"{self.folder}/config.yaml", _yaml(c).encode())
         self.tracker = open_tracker(c["mlflow"], self.lake, c["run"])
+        self.tracker.attach({"config.yaml": _yaml(c)})
         photos = self._photos()
         detector = c["detector_model"] or self._train("detector")["model"]
-        nets = {kind: self._train(kind) for kind in ("pose", "aux")}
+        self.nets |= {kind: self._train(kind) for kind in ("pose", "aux")}
+        self.pose = self.nets["pose"]
         instances = detect(self.lake, self.category, photos, detector, c["detect"], self.resources, c["detector"])
         self._log(None, "detect", {"dataset": instances.path}, (instances.finished() or {})["summary"])
-        models: dict[str, str | None] = {"pose": nets["pose"]["model"], "aux": nets["aux"]["model"]}
-        done = self._train("acsm", 0, nets["pose"]["model"])
+        self.truth = self._truth(instances)
         made = {"photos": photos, "instances": instances}
+        done = self._train("acsm", 0)
         self._record(0, done, made)
-        pseudo: Dataset | None = None
         for number in range(1, c["rounds"] + 1):
-            models["acsm"] = done["model"]
-            pseudo = infer(self.lake, self.category, instances, models, number, self.resources, before=pseudo)
-            chosen = self._select(pseudo, instances, number)
-            made |= {"pseudo_labels": pseudo, "selections": chosen}
-            lineage = {t: {"identity": dict(d.identity), "slot": d.slot} for t, d in made.items() if t != "photos"}
-            done = self._train("acsm", number, nets["pose"]["model"], done["model"], lineage)
+            if c["criterion"] != "none":
+                made = self._pseudo_labels(number, made)
+                if self.stopped:
+                    break
+            done = self._train("acsm", number, made)
             self._record(number, done, made)
-            if self._stalled():
+            self.stopped = enough([self._score(r["round"]) for r in self.rounds], c["stop"])
+            if self.stopped:
                 break
-        self._close(nets, detector, time.monotonic() - started)
+        self._close(detector, time.monotonic() - started)
         return self.rows
 
     def _photos(self) -> Dataset:
@@ -79,45 +99,108 @@ class Loop:
         self._log(None, "crawl", {"dataset": photos.path}, counts)
         return photos
 
-    def _train(
-        self,
-        name: str,
-        round: int | None = None,
-        pose: str | None = None,
-        former: str | None = None,
-        pseudo: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:
-        settings = {k: v for k, v in self.config["train"][name].items() if k != "start"}
+    def _truth(self, instances: Dataset) -> pa.Table | None:
+        """`instance_id, truth_keypoints` of the sandbox's web animals."""
+        if self.truth_file is None:
+            return None
+        from sandbox.truth import true_keypoints
+
+        rows = instances.read(["instance_id", "photo_id", "bbox"])
+        return pa.table({"instance_id": rows["instance_id"], "truth_keypoints": true_keypoints(rows, self.truth_file)})
+
+    def _train(self, name: str, round: int | None = None, made: Mapping[str, Dataset] | None = None) -> dict[str, Any]:
+        """Train a network on the labels, and on the selection in `made`, or find it trained."""
+        c = self.config
+        settings = {k: v for k, v in c["train"][name].items() if k != "start"}
         kind = "pose" if name == "aux" else name
-        job = {"kind": kind, "lake": self.lake.uri, "category": self.category, "settings": settings}
-        job |= {"seed": self.config["seed"], **start_keys(self.config["train"], name, pose, former)}
+        former = self.rounds[-1]["model"] if self.rounds else None
+        job = {"kind": kind, "lake": self.lake.uri, "category": self.category, "seed": c["seed"]}
+        job |= start_keys(c["train"], name, self.nets.get("pose", {}).get("model"), former)
+        lineage = {t: made[t] for t in TABLES if t in made} if made else {}
+        job["pseudo"] = None
+        if "selections" in lineage:
+            job["pseudo"] = {t: {"identity": dict(d.identity), "slot": d.slot} for t, d in lineage.items()}
         if kind == "acsm":
-            job |= {"template": self.template, "pseudo": pseudo}
+            job["template"] = self.template
+            if c["criterion"] == "none" and round and c["train"]["acsm"]["start"] != "former":
+                # The control: the steps of all rounds so far, on labels alone.
+                settings["plan"] = {**settings["plan"], "steps": settings["plan"]["steps"] * (round + 1)}
+        elif job["pseudo"]:  # the joints that count are those that the 3D net counts
+            settings["min_confidence"] = c["train"]["acsm"]["min_confidence"]
         title = name if round is None else f"{name} round {round}"
         with training_bar(title, settings["plan"]["steps"]) as show:
-            done = self.group.run(job, show)
+            done = self.group.run({**job, "settings": settings}, show)
         metrics = {
             f"{split}_{k}": v for split, m in done["metrics"].items() for k, v in m.items() if not isinstance(v, dict)
         }
         params = {"model": done["model"], "model_id": done["model_id"], "items": done["items"]}
+        params |= {"config": fingerprint(c), "start_from": job.get("start_from")}
+        params |= {t: d.path for t, d in lineage.items()}
         self._log(round, f"train {name}", params, metrics)
         return done
 
-    def _select(self, pseudo: Dataset, instances: Dataset, number: int) -> Dataset:
-        c = self.config
-        chosen = select_round(self.lake, pseudo, instances, c["criterion"], c["top_n"], number, **policy_of(c))
-        self._log(
-            number, "keypoints", {"dataset": pseudo.path, **pseudo.identity["models"]},
-            (pseudo.finished() or {})["summary"],
-        )  # fmt: skip
+    def _pseudo_labels(self, number: int, made: Mapping[str, Dataset]) -> dict[str, Dataset]:
+        """Judge the pool with the teacher and select; sets `stopped` where the selection should not be trained on."""
+        c, instances = self.config, made["instances"]
+        if c["retrain_pose"] and "selections" in made:
+            self.pose = self._train("pose", number, made)
+        teacher = self._teacher(number)
+        models = {"pose": self.pose["model"], "aux": self.nets["aux"]["model"], "acsm": teacher}
+        pseudo = infer(
+            self.lake, self.category, instances, models, number, self.resources, before=made.get("pseudo_labels")
+        )
+        params = {"dataset": pseudo.path, "teacher": teacher, **pseudo.identity["models"]}
+        self._log(number, "keypoints", params, (pseudo.finished() or {})["summary"])
+        top_n = size_of(c["top_n"], number)
+        oracle = self.truth if c["criterion"] == "oracle" else None
+        chosen = select_round(self.lake, pseudo, instances, c["criterion"], top_n, number, truth=oracle, **policy_of(c))
+        rows = chosen.read().sort_by("rank")
+        found = self._diagnose(number, pseudo, rows, made, models)
         sink = pa.BufferOutputStream()
-        csv.write_csv(chosen.read().sort_by("rank"), sink)
-        table = {"selections.csv": sink.getvalue().to_pybytes().decode()}
-        self._log(
-            number, "select", {"dataset": chosen.path, "criterion": c["criterion"]},
-            (chosen.finished() or {})["summary"], table,
-        )  # fmt: skip
-        return chosen
+        csv.write_csv(rows, sink)
+        texts = {"selections.csv": sink.getvalue().to_pybytes().decode(), "diagnostics.json": json.dumps(found)}
+        params = {"dataset": chosen.path, "pseudo_labels": pseudo.path, "criterion": c["criterion"], "top_n": top_n}
+        values = {k: found.get(k) for k in ("selected", "jaccard", "evenness", "ece", "strangers")}
+        values["pck_10"] = found["pck"]["selected"][-1] if "pck" in found else None
+        self._log(number, "select", params, (chosen.finished() or {})["summary"] | values, texts)
+        if why := alarm(found, c["stop"]):
+            self.stopped = f"round {number} was not trained: {why}"
+        return {**made, "pseudo_labels": pseudo, "selections": chosen}
+
+    def _teacher(self, number: int) -> str:
+        """The 3D network that judges round `number`'s pseudo-labels."""
+        former = self.rounds[-1]["model"]
+        if self.config["teacher"] == "best":
+            return max(self.rounds, key=lambda r: self._score(r["round"]))["model"]
+        if self.config["teacher"] == "ema" and number > 1:
+            done = average(self.lake, self.category, self.teacher, former)
+            scores = {f"{split}_auc_06_10": m["auc_06_10"] for split, m in done["metrics"].items()}
+            self._log(number, "average", {"model": done["model"], "of": f"{self.teacher}, {former}"}, scores)
+            former = done["model"]
+        self.teacher = former
+        return former
+
+    def _diagnose(
+        self,
+        number: int,
+        pseudo: Dataset,
+        chosen: pa.Table,
+        made: Mapping[str, Dataset],
+        models: Mapping[str, str | None],
+    ) -> dict[str, Any]:
+        """Write the round's `diagnostics.json` and its pictures."""
+        former = made["selections"].read(["instance_id", "selected"]) if "selections" in made else None
+        before = None if former is None else former.filter(former["selected"])["instance_id"].to_pylist()
+        if self.truth is not None:
+            judged = with_truth(pseudo, made["instances"], self.truth)
+        else:
+            judged = held_out(self.lake, self.category, models, self.config["train"]["pose"]["image_size"])
+        found = diagnose(pseudo, chosen, before, judged, self.config)
+        found |= {"round": number, "truth": "held-out labels" if self.truth is None else "the sandbox's truth"}
+        folder = f"{self.folder}/round-{number}"
+        self.lake.files.write_json(f"{folder}/diagnostics.json", found)
+        write_pictures(self.lake, folder, found, chosen, pseudo, made["instances"])
+        return found
 
     def _record(self, number: int, done: Mapping[str, Any], made: Mapping[str, Dataset]) -> None:
         """Write a round's metrics where a person and the next run look for them."""
@@ -135,28 +218,25 @@ class Loop:
         rows = {r["split"]: r["auc_06_10"] for r in self.rows if r["round"] == number}
         return float(rows.get("val", float("nan")))
 
-    def _stalled(self) -> bool:
-        patience = self.config["stop"]["patience"]
-        scores = [self._score(r["round"]) for r in self.rounds]
-        if not patience or len(scores) <= patience:
-            return False
-        return max(scores[-patience:]) < max(scores[:-patience]) + self.config["stop"]["min_gain"]
-
-    def _close(self, nets: Mapping[str, Any], detector: str, seconds: float) -> None:
+    def _close(self, detector: str, seconds: float) -> None:
         best = max((r["round"] for r in self.rounds), key=self._score)
+        c, nets = self.config, self.nets
         self.lake.files.write_json(
             f"{self.folder}/run.json",
             {
-                "category": self.category, "template": self.template, "best_round": best, "rounds": self.rounds,
-                "networks": {"detector": detector} | {k: v["model"] for k, v in nets.items()},
-                "metrics_2d": {k: nets[k]["metrics"] for k in ("pose", "aux")}, "seconds": round(seconds, 1),
+                "category": self.category, "template": self.template, "best_round": best, "stopped": self.stopped,
+                "rounds": self.rounds, "networks": {"detector": detector} | {k: v["model"] for k, v in nets.items()},
+                "metrics_2d": {k: v["metrics"] for k, v in nets.items()}, "seconds": round(seconds, 1),
             },
         )  # fmt: skip
-        show_rounds(self.rows, best)
-        page = write_report(self.lake, self.category, self.config["run"])
+        show_rounds(self.rows, best, self.stopped)
+        ids = {r["round"]: self.tracker.ids[f"round {r['round']}/train acsm"] for r in self.rounds}
+        versions = [{**r, "run_id": ids[r["round"]], "config": fingerprint(c)} for r in self.rounds]
+        register(self.tracker, f"{c['mlflow']['experiment']}-{self.category}-{c['run']}", versions, best)
+        page = write_report(self.lake, self.category, c["run"])
         html = (self.lake.files.read(f"{self.folder}/report.html") or b"").decode()
-        metrics = json.dumps(self.rows, indent=1)
-        self.tracker.close({"config.yaml": _yaml(self.config), "metrics.json": metrics, "report.html": html})
+        texts = {"metrics.json": json.dumps(self.rows, indent=1), "report.html": html}
+        self.tracker.close(texts, {"best_round": best, "stopped": self.stopped})
         Console().print(f"report: {page}", soft_wrap=True)
 
     def _log(
@@ -170,8 +250,8 @@ class Loop:
         self.tracker.stage(number, name, params, metrics, texts)
 
 
-def show_rounds(rows: list[dict[str, Any]], best: int) -> None:
-    """The closing table: AUC, camera error and silhouette overlap by round and split."""
+def show_rounds(rows: list[dict[str, Any]], best: int, stopped: str | None) -> None:
+    """The closing table: AUC, camera error and silhouette overlap by round and split, and why the loop ended early."""
     table = Table(title="reprojection auc_06_10 by round (* best on validation)", title_justify="left")
     for name in ("round", "split", "auc_06_10", "PCK@0.10", "camera error", "mIoU", "instances"):
         table.add_column(name, justify="left" if name == "split" else "right")
@@ -184,6 +264,8 @@ def show_rounds(rows: list[dict[str, Any]], best: int) -> None:
             str(r["instances"]),
         )  # fmt: skip
     Console().print(table)
+    if stopped:
+        Console().print(f"stopped: {stopped}", soft_wrap=True)
 
 
 def _yaml(config: Mapping[str, Any]) -> str:

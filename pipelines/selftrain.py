@@ -25,19 +25,18 @@ def check(cfg: Any) -> None:
     from pipelines.detect import check_detector
     from pipelines.detectors import DETECTORS
     from pipelines.model_files import check_model
+    from pipelines.round_rules import check_rules, sizes
     from selection import check as check_selection
     from selection import policy_of
 
-    if type(cfg.rounds) is not int or cfg.rounds < 0:
-        raise InputError("rounds", cfg.rounds, "must be a whole number, 0 or more")
+    check_rules(cfg)
     if not re.fullmatch(r"[\w-][\w.-]*", str(cfg.run or "")):
         raise InputError("run", cfg.run, "must be a name of letters, digits, '_', '-' and '.'")
-    if type(cfg.stop.patience) is not int or cfg.stop.patience < 0:
-        raise InputError("stop.patience", cfg.stop.patience, "must be a whole number, 0 or more")
     lake = Lake(cfg.lake)
-    check_selection(cfg.criterion, cfg.top_n, **policy_of(cfg))
-    if cfg.criterion == "oracle":
-        raise InputError("criterion", cfg.criterion, "needs the truth, which training may not see: diagnostics only")
+    for top_n in sizes(cfg.top_n) if cfg.criterion != "none" else ():
+        check_selection(cfg.criterion, top_n, **policy_of(cfg))
+    if cfg.criterion == "oracle" and cfg.template is not None:
+        raise InputError("criterion", cfg.criterion, "needs the truth, which only the sandbox (template=null) has")
     check_detector(cfg.detector, DETECTORS)
     if cfg.detector_model is not None and cfg.detector == "own":
         check_model(cfg.detector_model, "detector", "detector_model")
@@ -104,7 +103,7 @@ def selftrain(cfg: Any) -> list[dict[str, Any]]:
         group = stack.enter_context(TrainGroup(cfg.resources.train, f"{lake.uri}/ray_train"))
         if cfg.template is None:
             world.ingest(cfg.lake, cfg.category, int(cfg.detect.crop_px), cfg.resources)
-        loop = Loop(plain, cfg.resources, lake, template, group)
+        loop = Loop(plain, cfg.resources, lake, template, group, world.truth if cfg.template is None else None)
         return loop.run()
 
 

@@ -25,6 +25,7 @@ def select_round(
     criterion: str,
     top_n: int,
     round: int,
+    truth: pa.Table | None = None,
     **policy: Any,
 ) -> Dataset:
     """Rank one round's pseudo-labels and commit the selection; done already means nothing to do.
@@ -32,6 +33,7 @@ def select_round(
     Args:
         pseudo: committed `pseudo_labels`; rows of other rounds are left out, a null round is 0.
         instances: where the boxes are; an instance without one is never selected.
+        truth: `instance_id, truth_keypoints`, for the control `oracle` alone.
         policy: the criterion's parameters and `Rules`, as in `selection.select`; `per_user` looks the authors of the
             instances' photos up in the lake.
 
@@ -57,6 +59,10 @@ def select_round(
     if not parts:
         raise InputError("pseudo_labels", pseudo.category, f"nothing is committed in {lake.uri}/{pseudo.path}")
     beside = pa.concat_tables([s.read(["instance_id", "bbox", "photo_id"]) for s in sources])
+    if truth is not None:
+        beside = beside.append_column(
+            "truth_keypoints", truth["truth_keypoints"].take(pc.index_in(beside["instance_id"], truth["instance_id"]))
+        )
     if rules.per_user is not None:
         beside = _with_authors(beside, lake, pseudo.category)
     wanted = {"instance_id", "round", *CRITERIA[criterion].columns}

@@ -14,15 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from mlflow import MlflowClient
 from processes import kill_alone
 
-from tables import Lake
+from models.checkpoint import weights_digest
+from tables import Lake, fingerprint
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 2
 # Everything small, yet several parts a stage and several checkpoints a training.
 SMALL = (
-    "run=tiny", f"rounds={ROUNDS}", "top_n=8", "criterion=cf_cm2", "stop.patience=0", "resources.actors=1",
+    "run=tiny", f"rounds={ROUNDS}", "top_n=8", "criterion=cf_cm2", "stop.patience=0", "stop.drop=null", "stop.views=0",
+    "resources.actors=1",
     "resources.train.threads=1", "fetch.block=4",
     "sandbox.name=tiny", "sandbox.photo_px=96", "sandbox.workers=1",
     "sandbox.labelled.train=12", "sandbox.labelled.val=4", "sandbox.labelled.test=4", "sandbox.web.photos=40",
@@ -48,10 +52,16 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
 
 
-def finish(folder: Path) -> str:
+def finish(folder: Path, *more: str) -> str:
     """Run the loop in a folder to its end; what it printed."""
     done = subprocess.run(
-        command(folder, *SMALL), cwd=folder, env=environment(), capture_output=True, text=True, timeout=400, check=False
+        command(folder, *SMALL, *more),
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
@@ -64,8 +74,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, finish(folder)
 
 
-def read(folder: Path, name: str) -> Any:
-    return json.loads((folder / "lake" / "runs" / "tiny" / name).read_text())
+def read(folder: Path, name: str, run: str = "tiny") -> Any:
+    return json.loads((folder / "lake" / "runs" / run / name).read_text())
 
 
 def photos(folder: Path) -> list[dict[str, Any]]:
@@ -132,6 +142,87 @@ def test_mlflow_holds_runs_within_runs(undisturbed: tuple[Path, str]) -> None:
         assert {"keypoints", "select", "train acsm"} <= stages
     by_step = {step: value for run, key, step, value in metrics if run == root and key == "test_auc_06_10"}
     assert by_step == {r["round"]: r["auc_06_10"] for r in read(folder, "metrics.json") if r["split"] == "test"}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_any_auc_leads_back_to_what_it_came_from(undisturbed: tuple[Path, str]) -> None:
+    """Walk from each AUC in MLflow to its network, pseudo-labels, selection, teacher and config, which must agree."""
+    lake = Lake(str(undisturbed[0] / "lake"))
+    client = MlflowClient(tracking_uri=f"sqlite:///{lake.uri}/mlflow.db")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "wildshape"]
+    runs = client.search_runs([experiment.experiment_id], "tags.mlflow.runName = 'tiny'")
+    (root,) = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+
+    def below(run: Any) -> dict[str, Any]:
+        wanted = f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
+        return {r.info.run_name: r for r in client.search_runs([experiment.experiment_id], wanted)}
+
+    config = yaml.safe_load((Path(root.info.artifact_uri.removeprefix("file://")) / "config.yaml").read_text())
+    assert config == yaml.safe_load((Path(lake.uri) / "runs/tiny/config.yaml").read_text())
+    assert int(root.data.tags["best_round"]) == read(undisturbed[0], "run.json")["best_round"]
+    networks = below(root)["train pose"].data.tags["model"], below(root)["train aux"].data.tags["model"]
+    teacher = ""
+    for point in client.get_metric_history(root.info.run_id, "test_auc_06_10"):
+        stages = below(below(root)[f"round {point.step}"])
+        training = stages["train acsm"]
+        tags = training.data.tags
+        assert training.data.metrics["test_auc_06_10"] == point.value
+        assert tags["config"] == fingerprint(config)
+        known = lake.files.read_json(f"models/acsm/{tags['model_id']}/model.json")
+        assert known["metrics"]["test"]["auc_06_10"] == point.value
+        assert Path(tags["model"]).exists()
+        if point.step:
+            chosen, pseudo, instances = (
+                lake.find(t, "quadruped", tags[t].rsplit("/", 1)[1])
+                for t in ("selections", "pseudo_labels", "instances")
+            )
+            assert known["job"]["pseudo"]["selections"]["identity"] == chosen.identity
+            assert chosen.identity["pseudo_labels"] == pseudo.fingerprint
+            assert chosen.identity["criterion"] == config["criterion"]
+            assert (
+                sum(chosen.read()["selected"].to_pylist()) + read(undisturbed[0], "rounds.json")[0]["items"]
+                == (known["items"])
+            )
+            assert pseudo.identity["instances"] == instances.fingerprint
+            assert stages["keypoints"].data.tags["teacher"] == teacher
+            assert pseudo.identity["models"] == {
+                name: weights_digest(path)
+                for name, path in zip(("pose", "aux", "acsm"), (*networks, teacher), strict=True)
+            }
+        teacher = tags["model"]
+        (version,) = client.search_model_versions(f"run_id = '{training.info.run_id}'")
+        assert version.source == teacher
+        assert version.tags["round"] == str(point.step)
+    best = client.get_model_version_by_alias("wildshape-quadruped-tiny", "best")
+    assert best.tags["round"] == root.data.tags["best_round"]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_schedule_an_average_as_teacher_the_2d_net_again_and_a_guard(undisturbed: tuple[Path, str]) -> None:
+    folder = undisturbed[0]
+    grown = ("run=grown", "rounds=3", "top_n=[4,6,1000]", "teacher=ema", "retrain_pose=true", "stop.kept=[0,0.9]")
+    printed = finish(folder, *grown)
+    rounds, lake = read(folder, "rounds.json", "grown"), Lake(str(folder / "lake"))
+    assert [r["items"] - rounds[0]["items"] for r in rounds] == [0, 4, 6]
+    stopped = read(folder, "run.json", "grown")["stopped"]
+    assert stopped.startswith("round 3 was not trained: 100.0% of the animals were selected")
+    assert stopped.split(",")[0] in " ".join(printed.split())
+    one, two = (lake.find("pseudo_labels", "quadruped", r["pseudo_labels"].rsplit("/", 1)[1]) for r in rounds[1:])
+    first, second = one.identity["models"], two.identity["models"]
+    assert first["acsm"] == weights_digest(rounds[0]["model"])
+    assert second["acsm"] not in {weights_digest(r["model"]) for r in rounds}
+    assert first["pose"] != second["pose"]
+    assert first["aux"] == second["aux"]
+    a, b = (d.read().sort_by("instance_id") for d in (one, two))
+    assert a["keypoints_aux"].equals(b["keypoints_aux"])
+    assert not a["keypoints"].equals(b["keypoints"])
+    trained = lake.files.read_json("runs/grown/round-2/diagnostics.json")
+    assert (trained["selected"], trained["round"]) == (6, 2)
+    assert 0 <= trained["jaccard"] <= 4 / 6
+    names = {p.name for p in (folder / "lake/runs/grown/round-2").iterdir()}
+    assert {"diagnostics.json", "viewpoints.png", "contact_sheet.png"} <= names
 
 
 # -- kill -9 --------------------------------------------------------------------------------------------------------
@@ -224,7 +315,17 @@ def refused(folder: Path, module: str, *arguments: str) -> str:
         (["rounds=-1"], "rounds=-1"),
         (["rounds=two"], "rounds=two"),
         (["criterion=nonsense"], "criterion=nonsense"),
-        (["criterion=oracle"], "criterion=oracle"),
+        (["criterion=oracle", "template=own.template"], "criterion=oracle"),
+        (["top_n=[8,0]"], "top_n=0"),
+        (["top_n=[]"], "top_n=[]"),
+        (["gate=0"], "gate=0"),
+        (["teacher=me"], "teacher=me"),
+        (["retrain_pose=2"], "retrain_pose=2"),
+        (["stop.kept=[0.5]"], "stop.kept=[0.5]"),
+        (["stop.drop=-1"], "stop.drop=-1"),
+        (["stop.views=2"], "stop.views=2"),
+        (["detector=onnx"], "detector_model=null"),
+        (["detector_model=gone.safetensors"], "detector_model=gone.safetensors"),
         (["top_n=0"], "top_n=0"),
         (["template=missing.template"], "template=missing.template: no such file"),
         (["template=garbage.template"], "template=garbage.template"),

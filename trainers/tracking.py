@@ -80,7 +80,8 @@ class Tracker:
         if self.client.get_run(run).info.status == "FINISHED":
             return
         for k, v in params.items():
-            self.client.set_tag(run, k, str(v))
+            if v is not None:
+                self.client.set_tag(run, k, str(v))
         self.metrics(run, metrics, round or 0)
         for file, text in (texts or {}).items():
             self.client.log_text(run, text, file)
@@ -92,10 +93,17 @@ class Tracker:
             if value is not None:
                 self.client.log_metric(run, key, float(value), step=step)
 
-    def close(self, texts: Mapping[str, str]) -> None:
-        """Attach artifacts (name -> text) to the run and end it and its rounds."""
+    def attach(self, texts: Mapping[str, str]) -> None:
+        """Attach artifacts (name -> text) to the run."""
         for name, text in texts.items():
             self.client.log_text(self.root, text, name)
+
+    def close(self, texts: Mapping[str, str], tags: Mapping[str, Any]) -> None:
+        """Attach artifacts and tags (those that are not None) to the run and end it and its rounds."""
+        self.attach(texts)
+        for name, value in tags.items():
+            if value is not None:
+                self.client.set_tag(self.root, name, str(value))
         for key, run in self.ids.items():
             if key.startswith("round ") and "/" not in key:
                 self.client.set_terminated(run)
