@@ -98,10 +98,10 @@ class Tracker:
         for name, text in texts.items():
             self.client.log_text(self.root, text, name)
 
-    def close(self, texts: Mapping[str, str], tags: Mapping[str, Any]) -> None:
+    def close(self, texts: Mapping[str, str], tags: Mapping[str, Any] | None = None) -> None:
         """Attach artifacts and tags (those that are not None) to the run and end it and its rounds."""
         self.attach(texts)
-        for name, value in tags.items():
+        for name, value in (tags or {}).items():
             if value is not None:
                 self.client.set_tag(self.root, name, str(value))
         for key, run in self.ids.items():
