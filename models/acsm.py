@@ -166,7 +166,7 @@ class ACSM(nn.Module):
         maps = self.surface_head(stages) if self.surface_head is not None and mesh else None
         # Geometry stays in full precision, whatever the convolutions were computed in.
         with torch.autocast(images.device.type, enabled=False):
-            out = self._geometry(trunk.float(), articulate, mesh)
+            out = self._geometry(trunk.to(self.axes.dtype), articulate, mesh)
             return out if maps is None else out._replace(surface=self._surface(maps[0], maps[1], out.vertices))
 
     def _geometry(self, trunk: torch.Tensor, articulate: bool, mesh: bool) -> ACSMOutput:
@@ -189,12 +189,12 @@ class ACSM(nn.Module):
 
     def _surface(self, raw: torch.Tensor, logits: torch.Tensor, vertices: torch.Tensor) -> Surface:
         """The maps, and where their points project to: a projection is affine, so corners are enough."""
-        directions = nn.functional.normalize(raw.float(), dim=-1)
+        directions = nn.functional.normalize(raw.to(vertices.dtype), dim=-1)
         corners, weights = self.on_template(directions)
         b, h, w, _ = corners.shape
         at = corners.view(b, 1, h * w * 3, 1).expand(-1, vertices.shape[1], -1, 3)
         taken = vertices.gather(2, at).view(b, -1, h, w, 3, 3)
-        return Surface(directions, logits.float(), (taken * weights[:, None, ..., None]).sum(-2))
+        return Surface(directions, logits.to(vertices.dtype), (taken * weights[:, None, ..., None]).sum(-2))
 
     def on_template(self, directions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Corners [...,3] and weights [...,3] of the template's points at unit directions [...,3] of its sphere."""

@@ -6,15 +6,19 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 
-def heatmap_loss(predicted: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def heatmap_loss(
+    predicted: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, count: torch.Tensor | None = None
+) -> torch.Tensor:
     """Half the squared error summed over pixels, weighted per joint, over the number of visible joints.
 
     Args:
         predicted, target: [B,K,h,w].
         weight: [B,K], 0 for joints that do not count (animals3d pose/utils/loss.py:15-31).
+        count: joints to divide by; None: those that count here. (Of a part of a batch, its part of the whole's.)
     """
     per_joint = 0.5 * (predicted - target).square().sum((-1, -2))
-    return (per_joint * weight).sum() / (weight > 0).sum().clamp_min(1)
+    count = (weight > 0).sum().clamp_min(1) if count is None else count.to(per_joint.dtype)
+    return (per_joint * weight).sum() / count
 
 
 def keypoint_loss(
@@ -45,9 +49,13 @@ def keypoint_loss(
 
 
 def detector_loss(
-    output: torch.Tensor, target: torch.Tensor, boxes: torch.Tensor, weight: torch.Tensor
-) -> torch.Tensor:
-    """Penalty-reduced focal loss on centres (Zhou et al. 2019, eq. 1) plus generalised IoU loss on boxes.
+    output: torch.Tensor,
+    target: torch.Tensor,
+    boxes: torch.Tensor,
+    weight: torch.Tensor,
+    count: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Penalty-reduced focal loss on centres (Zhou et al. 2019, eq. 1), and generalised IoU loss on boxes times 5.
 
     Args:
         output: [B,5,h,w] of `Detector`.
@@ -55,12 +63,13 @@ def detector_loss(
         boxes: [B,4,h,w] x1, y1, x2, y2 in input pixels of the box a cell belongs to.
         weight: [B,h,w] of each cell's box; sums to 1 for each object (Liu et al. 2020 train a box from the whole
             middle of an object, which converges several times faster than from its centre cell).
+        count: objects to divide by; None: those here.
     """
     logits, centre = output[:, :1], target.eq(1).float()
     p = logits.sigmoid()
     hard = binary_cross_entropy_with_logits(logits, centre, reduction="none")
     easing = centre * (1 - p).square() + (1 - centre) * (1 - target).pow(4) * p.square()
-    count = centre.sum().clamp_min(1)
+    count = centre.sum().clamp_min(1) if count is None else count.to(logits.dtype)
     focal = (easing.detach() * hard).sum() / count
 
     h, w = output.shape[-2:]
@@ -69,7 +78,7 @@ def detector_loss(
     predicted = torch.cat([middle - sides[:, :2], middle + sides[:, 2:]], 1)
     inside = weight > 0
     pairs = predicted.permute(0, 2, 3, 1)[inside], boxes.permute(0, 2, 3, 1)[inside]
-    return focal + 5 * ((1 - giou(*pairs)) * weight[inside]).sum() / count
+    return focal, 5 * ((1 - giou(*pairs)) * weight[inside]).sum() / count
 
 
 def giou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,7 @@ from trainers.average import average
 from trainers.group import TrainGroup, training_bar
 from trainers.registry import register
 from trainers.start import start_keys
-from trainers.tracking import open_tracker
+from trainers.tracking import open_tracker, scalars
 
 TABLES = ("instances", "pseudo_labels", "selections")  # what a training on pseudo-labels is made from
 
@@ -129,14 +129,11 @@ class Loop:
             settings["min_confidence"] = c["train"]["acsm"]["min_confidence"]
         title = name if round is None else f"{name} round {round}"
         with training_bar(title, settings["plan"]["steps"]) as show:
-            done = self.group.run({**job, "settings": settings}, show)
-        metrics = {
-            f"{split}_{k}": v for split, m in done["metrics"].items() for k, v in m.items() if not isinstance(v, dict)
-        }
+            done = self.group.run({**job, "settings": settings}, show, self.tracker.watch(round, f"train {name}"))
         params = {"model": done["model"], "model_id": done["model_id"], "items": done["items"]}
         params |= {"config": fingerprint(c), "start_from": job.get("start_from")}
         params |= {t: d.path for t, d in lineage.items()}
-        self._log(round, f"train {name}", params, metrics)
+        self._log(round, f"train {name}", params, scalars(done["metrics"]))
         return done
 
     def _pseudo_labels(self, number: int, made: Mapping[str, Dataset]) -> dict[str, Dataset]:

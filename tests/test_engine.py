@@ -202,7 +202,7 @@ def test_labels_are_drawn_in_full_precision() -> None:
         drawn = task.draw(torch.arange(4), torch.Generator().manual_seed(1))
     assert {n: t.dtype for n, t in drawn.items()} == {
         "index": torch.int64, "matrix": torch.float32, "gain": torch.float32, "offset": torch.float32,
-        "points": torch.float32, "weight": torch.float32,
+        "points": torch.float32, "weight": torch.float32, "count": torch.float64,
     }  # fmt: skip
     assert all(len(t) == 4 for t in drawn.values())
 

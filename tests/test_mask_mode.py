@@ -25,7 +25,7 @@ from trainers.evaluate import evaluate_acsm
 from trainers.jobs import _acsm_task, check_settings, run_job
 from trainers.mask_task import MaskTask
 from trainers.masks import CONTOUR, mask_in_window, mask_targets, masks_digest
-from trainers.steps import ACSMTask
+from trainers.steps import ACSMTask, shares
 
 LOSSES = {
     "keypoints_first": 0.0, "warm_up": 0.0, "cycle": 1.0, "visibility": 1.0, "coverage": 10.0, "consistency": 0.1,
@@ -171,7 +171,8 @@ def test_an_image_without_a_mask_adds_its_keypoints_alone(labelled: tuple[Instan
     batch = drawn(made, items=3)
     whole = made.parts(batch, (True, True, False))
     alone = made.parts({n: t[:1] for n, t in batch.items()}, (True, True, False))
-    one = made.parts({**batch, "mask": torch.tensor([int(batch["mask"][0]), -1, -1])}, (True, True, False))
+    first = {"mask": torch.tensor([int(batch["mask"][0]), -1, -1]), "count": shares(1, 3)}
+    one = made.parts({**batch, **first}, (True, True, False))
     none = made.parts({**batch, "mask": torch.full((3,), -1)}, (True, True, False))
     for name in ("cycle", "visibility", "coverage", "consistency", "segmentation"):
         torch.testing.assert_close(one[name], alone[name], atol=1e-5, rtol=1e-4)
@@ -264,7 +265,7 @@ def test_one_switch_of_the_configuration_trains_with_masks(world_lake: tuple[Lak
     job = {"kind": "acsm", "lake": lake.uri, "category": CATEGORY, "settings": settings, "seed": 0}
     job |= {"template": template, "start_from": None, "pseudo": None}
     seen: list[float] = []
-    done = run_job(job, on_step=lambda step, steps, loss: seen.append(loss))
+    done = run_job(job, tell=lambda note: seen.append(note.loss))
     assert len(seen) == 2
     assert np.isfinite(seen).all()
     net: Any = load_checkpoint(done["model"])

@@ -229,13 +229,13 @@ def test_detector_loss_is_near_zero_for_a_perfect_answer_only() -> None:
     boxes = torch.tensor([[6.0, 8, 40, 44], [44, 48, 60, 62]])
     target, owner, weight = painted(boxes)
     right = perfect(target, owner)
-    assert float(detector_loss(right, target, owner, weight)) < 0.02
+    assert float(sum(detector_loss(right, target, owner, weight))) < 0.02
     shifted = right.clone()
     shifted[:, 1:] += 0.5
-    assert float(detector_loss(shifted, target, owner, weight)) > 0.5
+    assert float(sum(detector_loss(shifted, target, owner, weight))) > 0.5
     missed = right.clone()
     missed[:, 0] = -12
-    assert float(detector_loss(missed, target, owner, weight)) > 5
+    assert float(sum(detector_loss(missed, target, owner, weight))) > 5
     ((found, scores),) = decode_boxes(right, 0.5, 5)
     corners = torch.cat([found[:, :2], found[:, :2] + found[:, 2:]], 1)
     order = corners[:, 0].argsort()
@@ -257,7 +257,7 @@ def test_drawn_boxes_have_one_peak_and_unit_weight_each() -> None:
 def test_detector_loss_without_any_box_is_finite() -> None:
     target, owner, weight = painted(torch.zeros(0, 4))
     output = torch.zeros(1, 5, 16, 16, requires_grad=True)
-    loss = detector_loss(output, target, owner, weight)
+    loss = sum(detector_loss(output, target, owner, weight))
     loss.backward()
     assert torch.isfinite(loss)
     # p = 1/2 everywhere: sum of p^2 * -log(1 - p) over 256 cells.

@@ -21,6 +21,7 @@ def train_command(cfg: Any, name: str, **extra: Any) -> dict[str, Any]:
     from trainers.group import TrainGroup, training_bar
     from trainers.jobs import check_settings
     from trainers.start import start_keys
+    from trainers.tracking import open_tracker, scalars
 
     lake = Lake(cfg.lake)
     lake.datasets("labels", cfg.category)
@@ -31,12 +32,18 @@ def train_command(cfg: Any, name: str, **extra: Any) -> dict[str, Any]:
     kind = "pose" if name == "aux" else name
     job: dict[str, Any] = {"kind": kind, "lake": lake.uri, "category": cfg.category, "settings": settings}
     job |= {"seed": int(cfg.seed), **starts, **extra}
+    mlflow: Any = OmegaConf.to_container(cfg.mlflow, resolve=True)
+    tracker = open_tracker(mlflow, lake, cfg.category, goes_on=False)
+    title = f"train {name}"
     with (
         connect(cfg.resources),
         TrainGroup(cfg.resources.train, f"{lake.uri}/ray_train") as group,
-        training_bar(f"train {name}", int(settings["plan"]["steps"])) as show,
+        training_bar(title, int(settings["plan"]["steps"])) as show,
     ):
-        done = group.run(job, show)
+        done = group.run(job, show, tracker.watch(None, title))
+    params = {"model": done["model"], "model_id": done["model_id"], "items": done["items"]}
+    tracker.stage(None, title, params, scalars(done["metrics"]))
+    tracker.close({})
     Console().print(summary(done), soft_wrap=True)
     return done
 

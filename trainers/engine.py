@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from tables import Files
+from tables import Files, InputError
 from trainers.stepper import Stepper, Task
 
 
@@ -33,7 +34,9 @@ class Plan:
         clip: largest norm of the gradient over all parameters; 0 does not clip (the reference).
         ema: decay of the averaged weights that are evaluated and kept; 0 keeps the last weights (the reference).
         precision: of convolutions and linear layers: `float32`, `bfloat16`, or `auto`, which takes bfloat16 where the
-            device has instructions for it.
+            device has instructions for it; or `float64`, of the whole training, to compare trainings to the last digit.
+        freeze_norm: batch normalisation keeps the statistics that it starts with, so that no image's loss depends on
+            the others of its batch: for small batches, where a network goes on from trained weights.
         checkpoint_every: steps between checkpoints.
         seed: of initialisation, sampling and augmentation.
     """
@@ -46,6 +49,7 @@ class Plan:
     clip: float = 0.0
     ema: float = 0.0
     precision: str = "auto"
+    freeze_norm: bool = False
     checkpoint_every: int = 200
     seed: int = 0
 
@@ -88,23 +92,33 @@ def fit(
     Args:
         task: network and loss; moved to `device`.
         checkpoint: where to keep model, optimizer and step; training continues from it if it exists.
-        rank, world: this worker and the number of workers; with more than one a process group must be set up.
+        rank, world: this worker and the number of workers; with more than one a process group must be set up. A step is
+            the same on any number of workers, but that each normalises (BatchNorm) by its own part of the batch.
         on_step: called with (steps done, loss) about a hundred times; also the place to raise to stop early.
 
     Raises:
         FloatingPointError: the loss is not finite.
+        InputError: there are more workers than items in a batch.
     """
-    model = task.model.to(device)
+    if plan.batch < world:
+        raise InputError("resources.train.workers", world, f"a batch of {plan.batch} is not enough for all")
+    exact = plan.precision == "float64"
+    model = task.model.to(device, torch.float64 if exact else None)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay, fused=True)
     if world > 1:
         for t in model.state_dict().values():
             torch.distributed.broadcast(t, 0)
     average = _average_of(model) if plan.ema else None
-    done = _restore(checkpoint, model, average, optimizer, device) if checkpoint else 0
+    done = _restore(checkpoint, model, average, optimizer, device, world) if checkpoint else 0
     model.train()
+    if plan.freeze_norm:
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
     low = bfloat16(plan.precision, device)
-    take_step = Stepper(task, optimizer, device, plan.clip, low, world, plan.steps)
+    share = len(range(rank, plan.batch, world)) / plan.batch
+    take_step = Stepper(task, optimizer, device, plan.clip, low, share, plan.steps)
     now, kept = _floats(model), _floats(average) if average is not None else []
     say_every = max(1, plan.steps // 100)
     for step in range(done, plan.steps):
@@ -113,6 +127,8 @@ def fit(
         generator = torch.Generator().manual_seed((plan.seed * 1_000_003 + step) * 64)
         # Every worker draws the whole batch and keeps its rows, so that a sample's augmentation is the same on any.
         drawn = {name: values[rank::world] for name, values in task.draw(index, generator).items()}
+        if exact:
+            drawn = {name: values.double() if values.is_floating_point() else values for name, values in drawn.items()}
         loss = take_step(drawn, task.phase(progress), plan.lr * _schedule(plan, step))
         if average is not None:
             torch._foreach_lerp_(kept, now, 1 - min(plan.ema, (step + 1) / (step + 10)))
@@ -125,7 +141,8 @@ def fit(
                 on_step(step + 1, value)
         if checkpoint and save and rank == 0:
             _save(checkpoint, model, average, optimizer, step + 1)
-    return (average if average is not None else model).eval()
+    kept_model = average if average is not None else model
+    return (kept_model.float() if exact else kept_model).eval()
 
 
 def bfloat16(precision: str, device: str) -> bool:
@@ -165,8 +182,15 @@ def _save(at: tuple[Files, str], model: nn.Module, average: nn.Module | None, op
     at[0].write(at[1], sink.getvalue())
 
 
-def _restore(at: tuple[Files, str], model: nn.Module, average: nn.Module | None, optimizer: Any, device: str) -> int:
-    data = at[0].read(at[1])
+def _restore(
+    at: tuple[Files, str], model: nn.Module, average: nn.Module | None, optimizer: Any, device: str, world: int
+) -> int:
+    read: list[bytes | None] = [None]
+    if world == 1 or torch.distributed.get_rank() == 0:
+        read[0] = at[0].read(at[1])
+    if world > 1:  # one reads for all: none goes on from another step
+        torch.distributed.broadcast_object_list(read, 0)
+    data = read[0]
     if data is None:
         return 0
     kept = torch.load(io.BytesIO(data), map_location=device, weights_only=True)

@@ -8,15 +8,19 @@ goes on from its checkpoint.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tables import InputError
+
+if TYPE_CHECKING:  # a driver that trains nothing needs no torch
+    from trainers.notes import Note
 
 
 class _Mailbox:
@@ -25,7 +29,7 @@ class _Mailbox:
     def __init__(self) -> None:
         self.jobs: list[dict[str, Any] | None] = []
         self.results: list[dict[str, Any]] = []
-        self.step: tuple[int, int, float] = (0, 0, 0.0)
+        self.notes: list[Note] = []
         self.changed = asyncio.Condition()
 
     async def put(self, job: dict[str, Any] | None) -> None:
@@ -41,23 +45,22 @@ class _Mailbox:
             await self.changed.wait_for(lambda: len(self.jobs) > number)
             return self.jobs[number]
 
-    async def note(self, done: int, total: int, loss: float) -> None:
-        self.step = (done, total, loss)
+    async def note(self, note: Note) -> None:
+        self.notes.append(note)
 
     async def answer(self, number: int, result: dict[str, Any]) -> None:
         async with self.changed:
             if len(self.results) == number:
                 self.results.append(result)
-                self.step = (0, 0, 0.0)
                 self.changed.notify_all()
 
-    async def result(self, number: int, wait_s: float) -> tuple[dict[str, Any] | None, tuple[int, int, float]]:
+    async def result(self, number: int, wait_s: float) -> tuple[dict[str, Any] | None, list[Note]]:
+        """The result, or None if it is not there in time, and the notes since the last call."""
         async with self.changed:
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.changed.wait_for(lambda: len(self.results) > number), wait_s)
-            except TimeoutError:
-                return None, self.step
-            return self.results[number], self.step
+            notes, self.notes = self.notes, []
+            return (self.results[number] if len(self.results) > number else None), notes
 
 
 def _serve(config: dict[str, Any]) -> None:
@@ -74,14 +77,10 @@ def _serve(config: dict[str, Any]) -> None:
     device = str(ray.train.torch.get_device())
     mailbox = config["mailbox"]
 
-    def note(done: int, total: int, loss: float) -> None:
-        if rank == 0:
-            mailbox.note.remote(done, total, loss)
-
     number = ray.get(mailbox.open_job.remote())
     while (job := ray.get(mailbox.take.remote(number))) is not None:
         try:
-            result: dict[str, Any] = {"done": run_job(job, rank, world, device, note)}
+            result: dict[str, Any] = {"done": run_job(job, rank, world, device, mailbox.note.remote)}
         except InputError as error:
             result = {"refused": error}
         if rank == 0:
@@ -139,11 +138,11 @@ class TrainGroup:
         except BaseException as error:  # noqa: BLE001 - raised again in `run`, on the caller's thread
             self.error = error
 
-    def run(self, job: Mapping[str, Any], show: Callable[[int, int, float], None] | None = None) -> dict[str, Any]:
+    def run(self, job: Mapping[str, Any], *watchers: Callable[[Note], object]) -> dict[str, Any]:
         """Train a job (see `trainers.jobs.run_job`) and return its result.
 
         Args:
-            show: called now and then with (steps done, steps, loss).
+            watchers: called with every note while the network trains.
 
         Raises:
             InputError: the job names something that is not there.
@@ -154,13 +153,14 @@ class TrainGroup:
         number, self.sent = self.sent, self.sent + 1
         ray.get(self.mailbox.put.remote(dict(job)))
         while True:
-            result, step = ray.get(self.mailbox.result.remote(number, 0.5))
+            result, notes = ray.get(self.mailbox.result.remote(number, 0.5))
+            for note in notes:
+                for watch in watchers:
+                    watch(note)
             if result is not None:
                 if "refused" in result:
                     raise result["refused"]
                 return result["done"]
-            if show and step[1]:
-                show(*step)
             if not self.thread.is_alive():
                 raise RuntimeError(f"the training workers gave up: {self.error}") from self.error
 
@@ -173,8 +173,8 @@ class TrainGroup:
 
 
 @contextmanager
-def training_bar(title: str, steps: int) -> Iterator[Callable[[int, int, float], None]]:
-    """A progress bar with the loss; gives the function to call with (steps done, steps, loss)."""
+def training_bar(title: str, steps: int) -> Iterator[Callable[[Note], object]]:
+    """A progress bar with the loss; gives the function to call with each note."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -184,5 +184,5 @@ def training_bar(title: str, steps: int) -> Iterator[Callable[[int, int, float],
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=steps, loss=0.0)
-        yield lambda done, total, loss: bar.update(task, completed=done, loss=loss)
+        yield lambda note: bar.update(task, completed=note.step, loss=note.loss)
         bar.update(task, completed=steps)

@@ -24,6 +24,7 @@ from trainers.engine import Plan, Task, fit
 from trainers.evaluate import evaluate_acsm, evaluate_detector, evaluate_pose
 from trainers.mask_task import MaskTask
 from trainers.masks import mask_targets, masks_digest
+from trainers.notes import Note, note_taker
 from trainers.photos import labelled_photos
 from trainers.start import check_start, start_identity, start_weights
 from trainers.steps import ACSMTask, DetectorTask, PoseTask
@@ -36,7 +37,7 @@ def run_job(
     rank: int = 0,
     world: int = 1,
     device: str = "cpu",
-    on_step: Callable[[int, int, float], None] | None = None,
+    tell: Callable[[Note], None] | None = None,
 ) -> dict[str, Any]:
     """Train what the job describes, evaluate it, and keep both in the lake.
 
@@ -46,7 +47,7 @@ def run_job(
             network of ours, or None), `imagenet` (path or URL of torchvision's weights); for acsm also `template`
             (path) and `pseudo` (identity and slot of a round's `instances`, `pseudo_labels` and `selections`, or
             None).
-        on_step: called with (steps done, steps, loss).
+        tell: called now and then by the first worker; all or none of the workers must give one.
 
     Returns:
         `model` (path in the lake), `model_id`, `metrics` (split -> metrics), `items` trained on.
@@ -90,9 +91,10 @@ def run_job(
         task = _acsm_task(ACSM(template, image_size=size, **net), data, labels, settings, device)
     start_weights(task.model, job)
     plan = Plan(seed=int(job["seed"]), **settings["plan"])
-    note = None if on_step is None else (lambda step, loss: on_step(step, plan.steps, loss))
-    model = fit(task, plan, (lake.files, f"{folder}/checkpoint.pt"), rank, world, device, note)
-    metrics = _evaluate(job, lake, model) if rank == 0 else {}
+    examples = (photos, boxes) if job["kind"] == "detector" else data
+    on_step = None if tell is None else note_taker(task, plan.steps, examples, tell, rank, world)
+    model = fit(task, plan, (lake.files, f"{folder}/checkpoint.pt"), rank, world, device, on_step)
+    metrics = _evaluate(job, lake, model, rank, world)
     known = {
         "model": path, "model_id": model_id, "kind": job["kind"], "metrics": metrics, "items": items, "job": dict(job),
     }  # fmt: skip
@@ -115,8 +117,8 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
             raise InputError(f"train.{name}.plan.{key}", plan[key], "must be a whole number, 1 or more")
     if plan["schedule"] not in ("cosine", "constant"):
         raise InputError(f"train.{name}.plan.schedule", plan["schedule"], "use cosine or constant")
-    if plan["precision"] not in ("auto", "float32", "bfloat16"):
-        raise InputError(f"train.{name}.plan.precision", plan["precision"], "use auto, float32 or bfloat16")
+    if plan["precision"] not in ("auto", "float32", "bfloat16", "float64"):
+        raise InputError(f"train.{name}.plan.precision", plan["precision"], "use auto, float32, bfloat16 or float64")
     if type(size) is not int or size < 64 or size % 32:
         raise InputError(f"train.{name}.image_size", size, "must be a multiple of 32, at least 64")
     if depth not in BLOCKS:
@@ -169,18 +171,20 @@ def _crop_data(lake: Lake, job: Mapping[str, Any]) -> tuple[Instances, int]:
     return data, labels
 
 
-def _evaluate(job: Mapping[str, Any], lake: Lake, model: Any) -> dict[str, Any]:
+def _evaluate(job: Mapping[str, Any], lake: Lake, model: Any, rank: int, world: int) -> dict[str, Any]:
     size = int(job["settings"]["image_size"])
     found = {}
     for split in SPLITS:
         if job["kind"] == "detector":
             photos, boxes, _ = labelled_photos(lake, job["category"], split, size)
             if len(photos):
-                found[split] = evaluate_detector(model, photos, boxes)
+                found[split] = evaluate_detector(model, photos, boxes, rank=rank, world=world)
             continue
         data = load_labelled(lake, job["category"], split, size)
-        if len(data):
-            found[split] = evaluate_acsm(model, data) if job["kind"] == "acsm" else evaluate_pose(model, data, size)
+        if len(data) and job["kind"] == "acsm":
+            found[split] = evaluate_acsm(model, data, rank, world)
+        elif len(data):
+            found[split] = evaluate_pose(model, data, size, rank, world)
     return found
 
 

@@ -25,7 +25,7 @@ from models.raster import rasterize
 from trainers.data import Instances
 from trainers.masks import MaskTargets
 from trainers.stepper import Drawn
-from trainers.steps import ACSMTask
+from trainers.steps import ACSMTask, shares
 
 REFERENCE_PIXELS = 128  # of the reference's 256 px crop for one unit of the frame [-1,1]; its distances are in pixels
 
@@ -70,10 +70,12 @@ class MaskTask(ACSMTask):
         drawn = super().draw(index, generator)
         place = self.place[index]
         contour = apply_affine(invert_affine(drawn["matrix"]), self.contours[place.clamp(min=0)])
-        return {**drawn, "mask": place, "contour": contour}
+        return {**drawn, "mask": place, "contour": contour, "count": shares(int((place >= 0).sum()), len(index))}
 
     def loss(self, drawn: Drawn, phase: Hashable) -> torch.Tensor:
-        return torch.stack(list(self.parts(drawn, phase).values())).sum()
+        parts = self.parts(drawn, phase)
+        self.terms = {name: part.detach() for name, part in parts.items()}
+        return torch.stack(list(parts.values())).sum()
 
     def parts(self, drawn: Drawn, phase: Hashable) -> dict[str, torch.Tensor]:
         """Each loss with its weight; they sum to `loss`."""
@@ -110,7 +112,7 @@ class MaskTask(ACSMTask):
             "consistency": consistency_loss(drawn_mask, distance).mean(1),
             "segmentation": segmentation_loss(surface.logits, mask),
         }
-        count = known.sum().clamp_min(1)
+        count = drawn["count"].sum().to(mask.dtype)
         found = {name: torch.where(known, losses, 0.0).sum() / count for name, losses in of_image.items()}
         found["entropy"] = entropy_loss(out.prob).mean()
         found["rotation"] = rotation_loss(out.camera[..., 3:]).mean()

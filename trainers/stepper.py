@@ -85,7 +85,8 @@ class Stepper:
     Args:
         clip: largest norm of the gradient over all parameters; 0 does not clip.
         low: compute convolutions and linear layers in bfloat16.
-        world: workers that share a step, each with its part of the batch; above 1 a process group must be set up.
+        share: of each batch that this worker computes; below 1 a process group must be set up, and the shares of all
+            workers sum to 1.
         steps: of the whole training, so that one that is continued is computed as it was begun.
     """
 
@@ -96,10 +97,10 @@ class Stepper:
         device: str,
         clip: float = 0.0,
         low: bool = False,
-        world: int = 1,
+        share: float = 1.0,
         steps: int = 0,
     ) -> None:
-        self.task, self.optimizer, self.clip, self.low, self.world = task, optimizer, clip, low, world
+        self.task, self.optimizer, self.clip, self.low, self.share = task, optimizer, clip, low, share
         self.device = torch.device(device)
         self.parameters = list(task.model.parameters())
         kept = task.model.state_dict(keep_vars=True).values()
@@ -161,21 +162,21 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         value = loss.detach()
-        if self.world > 1:
+        if self.share < 1:
             value = value.reshape(1)
             gradients = [p.grad for p in self.parameters if p.grad is not None]
-            average_over_workers([*gradients, *self.statistics, value], self.world)
+            average_over_workers([*gradients, *self.statistics, value], self.share)
         if self.clip:
             nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.optimizer.step()
         return value
 
 
-def average_over_workers(tensors: Sequence[torch.Tensor], world: int) -> None:
-    """Replace dense tensors by their mean over all workers, in one message."""
+def average_over_workers(tensors: Sequence[torch.Tensor], share: float) -> None:
+    """Replace dense tensors by their mean over all workers, each with its share as weight, in one message."""
     # In the order of memory, whatever the strides: channels_last needs no transposition.
     views = [t.as_strided((t.numel(),), (1,)) for t in tensors]
     flat = torch.cat(views)
+    flat *= share
     distributed.all_reduce(flat)
-    flat /= world
     torch._foreach_copy_(views, list(flat.split([v.numel() for v in views])))

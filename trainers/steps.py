@@ -48,6 +48,9 @@ class CropTask:
         label_share: share of each batch that is drawn from the labels; None: all instances alike.
         labels_from: from this share of the steps on, batches hold labels alone.
         augment: `rotate` degrees, `zoom` and `shift` fractions, `flip` probability, `colour` strength.
+
+    Attributes:
+        terms: of the last loss, by name, where it has more than one.
     """
 
     replay = True
@@ -70,6 +73,7 @@ class CropTask:
         self.resident = fits(crops.nbytes, device)
         self.crops = crops.to(device) if self.resident else crops
         self.keypoints = torch.from_numpy(data.keypoints)
+        self.terms: dict[str, torch.Tensor] = {}
         self.flip = torch.tensor(QUADRUPED.flip)
 
     def groups(self, progress: float) -> Sequence[tuple[int, float]]:
@@ -100,7 +104,7 @@ class CropTask:
     def images(self, drawn: Drawn) -> torch.Tensor:
         """Augmented images [B,3,S,S] on the device."""
         crops = self.crops[drawn["index"]] if self.resident else drawn["crops"]
-        images = sample(crops, drawn["matrix"], self.image_size)
+        images = sample(crops, drawn["matrix"].float(), self.image_size).to(drawn["matrix"].dtype)
         return images * drawn["gain"] + drawn["offset"] if "gain" in drawn else images
 
 
@@ -111,11 +115,28 @@ class PoseTask(CropTask):
         super().__init__(*args, **kwargs)
         self.sigma = sigma
 
+    def draw(self, index: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        drawn = super().draw(index, generator)
+        return {**drawn, "count": shares(int((_inside(drawn) > 0).sum()), len(index))}
+
     def loss(self, drawn: Drawn, phase: Hashable) -> torch.Tensor:
-        points = drawn["points"]
-        inside = drawn["weight"] * (points.abs().amax(-1) < 1)
-        maps = self.model(self.images(drawn)).float()
-        return heatmap_loss(maps, gaussian_targets(points, inside, maps.shape[-1], self.sigma), inside)
+        points, inside = drawn["points"], _inside(drawn)
+        maps = self.model(self.images(drawn)).to(points.dtype)
+        target = gaussian_targets(points, inside, maps.shape[-1], self.sigma)
+        return heatmap_loss(maps, target, inside, drawn["count"].sum())
+
+
+def _inside(drawn: Drawn) -> torch.Tensor:
+    """Weights [B,K] of the joints that the network sees."""
+    return drawn["weight"] * (drawn["points"].abs().amax(-1) < 1)
+
+
+def shares(count: int, batch: int) -> torch.Tensor:
+    """What a loss is divided by, spread over the rows of the whole batch: [B] float64, which sum to `count`, or to 1.
+
+    So the losses of a batch's parts are parts of its loss, whatever each part holds.
+    """
+    return torch.full((batch,), max(1, count) / batch, dtype=torch.float64)
 
 
 class ACSMTask(CropTask):
@@ -171,6 +192,7 @@ class DetectorTask:
     ) -> None:
         self.model, self.augment, self.boxes = model, augment, boxes
         self.photos = torch.from_numpy(photos).to(device)
+        self.terms: dict[str, torch.Tensor] = {}
 
     def groups(self, progress: float) -> Sequence[tuple[int, float]]:
         return [(len(self.photos), 1.0)]
@@ -196,12 +218,17 @@ class DetectorTask:
             moved = apply_affine(inverse[i : i + 1], corners.reshape(1, -1, 2)).view(-1, 2, 2)
             moved = ((moved + 1) / 2 * size).clamp(0, size)
             draw_boxes(target[i, 0], owner[i], weight[i], torch.cat([moved.amin(1), moved.amax(1)], 1))
-        return {"index": index, "matrix": matrix, **colour, "target": target, "owner": owner, "weight": weight}
+        count = shares(int(target.eq(1).sum()), b)
+        maps = {"target": target, "owner": owner, "weight": weight, "count": count}
+        return {"index": index, "matrix": matrix, **colour, **maps}
 
     def loss(self, drawn: Drawn, phase: Hashable) -> torch.Tensor:
-        photos = self.photos[drawn["index"]]
-        images = sample(photos, drawn["matrix"], photos.shape[1]) * drawn["gain"] + drawn["offset"]
-        return detector_loss(self.model(images).float(), drawn["target"], drawn["owner"], drawn["weight"])
+        photos, target = self.photos[drawn["index"]], drawn["target"]
+        images = sample(photos, drawn["matrix"].float(), photos.shape[1]).to(target.dtype)
+        maps = self.model(images * drawn["gain"] + drawn["offset"]).to(target.dtype)
+        centre, box = detector_loss(maps, target, drawn["owner"], drawn["weight"], drawn["count"].sum())
+        self.terms = {"centre": centre.detach(), "box": box.detach()}
+        return centre + box
 
 
 def draw_boxes(target: torch.Tensor, owner: torch.Tensor, weight: torch.Tensor, boxes: torch.Tensor) -> None:

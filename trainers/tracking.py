@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
-from typing import Any
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from tables import Files, InputError, Lake
 
+if TYPE_CHECKING:
+    from trainers.notes import Note
 
-def open_tracker(mlflow: Mapping[str, Any], lake: Lake, run: str) -> Tracker:
-    """The tracker of a run: the `mlflow` section's store, or a SQLite file in a local lake."""
+
+def open_tracker(mlflow: Mapping[str, Any], lake: Lake, run: str, goes_on: bool = True) -> Tracker:
+    """The tracker of a run: the `mlflow` section's store, or a SQLite file in a local lake.
+
+    Args:
+        goes_on: the run of that name in the lake is continued; False: it is a new one.
+    """
     uri = mlflow["uri"]
     if uri is None and "://" in lake.uri:
         raise InputError("mlflow.uri", "null", f"lake {lake.uri} is no local folder: name a tracking server")
     artifacts = None if uri else f"{lake.uri}/mlartifacts"
-    record = (lake.files, f"runs/{run}/mlflow.json")
+    record = (lake.files, f"runs/{run}/mlflow.json") if goes_on else None
     return Tracker(uri or f"sqlite:///{lake.uri}/mlflow.db", artifacts, mlflow["experiment"], run, record)
 
 
@@ -26,20 +34,22 @@ class Tracker:
     Args:
         uri: tracking URI; null in the config means `sqlite:///<lake>/mlflow.db`.
         experiment, run: their names.
-        record: where the MLflow ids of this run are kept, so that a continued loop finds its runs.
+        record: where the MLflow ids of this run are kept, so that a continued loop finds its runs; None: nowhere.
 
     Raises:
         InputError: the store cannot be opened.
     """
 
-    def __init__(self, uri: str, artifacts: str | None, experiment: str, run: str, record: tuple[Files, str]) -> None:
+    def __init__(
+        self, uri: str, artifacts: str | None, experiment: str, run: str, record: tuple[Files, str] | None
+    ) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
         self.record = record
         logging.getLogger("mlflow").setLevel(logging.WARNING)
-        known = record[0].read_json(record[1]) or {}
+        known = (record and record[0].read_json(record[1])) or {}
         try:
             self.client = MlflowClient(tracking_uri=uri)
             found = self.client.get_experiment_by_name(experiment)
@@ -59,7 +69,8 @@ class Tracker:
             tags = {"mlflow.parentRunId": parent} if parent else {}
             run = self.client.create_run(self.experiment, run_name=name, tags=tags)
             self.ids[key] = run.info.run_id
-            self.record[0].write_json(self.record[1], {"uri": self.uri, "runs": self.ids})
+            if self.record:
+                self.record[0].write_json(self.record[1], {"uri": self.uri, "runs": self.ids})
         return self.ids[key]
 
     def stage(
@@ -71,12 +82,7 @@ class Tracker:
         texts: Mapping[str, str] | None = None,
     ) -> None:
         """Write one finished stage below its round (or below the run, where `round` is None); once only."""
-        parent, prefix = self.root, ""
-        if round is not None:
-            prefix = f"round {round}"
-            parent = self.open(prefix, prefix, self.root)
-        key = f"{prefix}/{name}"
-        run = self.open(key, name, parent)
+        run = self._below(round, name)
         if self.client.get_run(run).info.status == "FINISHED":
             return
         for k, v in params.items():
@@ -86,6 +92,30 @@ class Tracker:
         for file, text in (texts or {}).items():
             self.client.log_text(run, text, file)
         self.client.set_terminated(run)
+
+    def watch(self, round: int | None, name: str) -> Callable[[Note], None]:
+        """A function that writes a training's notes into the run that `stage` finishes, while it trains.
+
+        Losses are metrics `loss` and `loss_<term>` by optimizer step, pictures are the image `overlay` by step.
+        """
+        from mlflow.entities import Metric
+
+        def write(note: Note) -> None:
+            run, now = self._below(round, name), int(time.time() * 1000)
+            values = {"loss": note.loss} | {f"loss_{term}": value for term, value in note.terms.items()}
+            self.client.log_batch(run, metrics=[Metric(k, v, now, note.step) for k, v in values.items()])
+            if note.picture is not None:
+                self.client.log_image(run, note.picture, key="overlay", step=note.step)
+
+        return write
+
+    def _below(self, round: int | None, name: str) -> str:
+        """The MLflow run of a stage, below its round's or below the root."""
+        parent, prefix = self.root, ""
+        if round is not None:
+            prefix = f"round {round}"
+            parent = self.open(prefix, prefix, self.root)
+        return self.open(f"{prefix}/{name}", name, parent)
 
     def metrics(self, run: str, values: Mapping[str, float | None], step: int) -> None:
         """Log the finite values with the round as step."""
@@ -108,3 +138,8 @@ class Tracker:
             if key.startswith("round ") and "/" not in key:
                 self.client.set_terminated(run)
         self.client.set_terminated(self.root)
+
+
+def scalars(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
+    """Metrics of splits (split -> name -> value) as `<split>_<name>`, without curves and tables."""
+    return {f"{split}_{k}": v for split, m in metrics.items() for k, v in m.items() if not isinstance(v, dict)}

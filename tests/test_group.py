@@ -1,0 +1,212 @@
+"""Ray Train workers that share a training: the curve of one worker, kill -9 in the middle, a shared evaluation."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from processes import descendants
+from safetensors.torch import load_file
+from test_extensions import acsm_job
+from tiny import CATEGORY, _train_settings, shared_lake
+
+from models.checkpoint import load_checkpoint
+from tables import Lake
+from trainers import evaluate
+from trainers.data import load_labelled
+from trainers.evaluate import evaluate_acsm, evaluate_pose
+from trainers.group import TrainGroup
+from trainers.notes import PICTURES, Note
+
+STEPS, INTERVAL, BATCH = 40, 8, 5  # a batch that two workers cannot halve
+
+
+def exact(job: dict[str, Any]) -> dict[str, Any]:
+    """The job in float64, with nothing in it that depends on who else is in the batch."""
+    settings = copy.deepcopy(job["settings"])
+    settings["plan"] |= {"precision": "float64", "freeze_norm": True, "steps": STEPS, "batch": BATCH}
+    settings["plan"] |= {"checkpoint_every": INTERVAL, "lr": 1e-3, "schedule": "constant"}
+    return {**job, "settings": settings}
+
+
+def jobs(lake: Lake) -> dict[str, dict[str, Any]]:
+    pose = {"kind": "pose", "lake": lake.uri, "category": CATEGORY, "settings": _train_settings()["pose"], "seed": 0}
+    return {"acsm": exact(acsm_job(lake)), "pose": exact(pose)}
+
+
+def lake_in(folder: Path) -> Lake:
+    shutil.copytree(shared_lake().uri, folder / "lake")
+    return Lake(str(folder / "lake"))
+
+
+@contextlib.contextmanager
+def workers(count: int, folder: Path) -> Iterator[TrainGroup]:
+    train = SimpleNamespace(workers=count, cpus=0.01, gpus=0, threads=1, max_failures=2)
+    with TrainGroup(train, str(folder)) as group:
+        yield group
+
+
+def losses(notes: list[Note]) -> np.ndarray:
+    assert [n.step for n in notes] == list(range(1, STEPS + 1))
+    return np.array([n.loss for n in notes])
+
+
+@pytest.fixture(scope="module")
+def alone(ray_local: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Note]]:
+    """What one worker tells of each job."""
+    folder = tmp_path_factory.mktemp("alone")
+    told: dict[str, list[Note]] = {}
+    with workers(1, folder) as group:
+        for name, job in jobs(lake_in(folder)).items():
+            told[name] = []
+            group.run(job, told[name].append)
+    return told
+
+
+@pytest.fixture(scope="module")
+def pair(ray_local: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainGroup]:
+    with workers(2, tmp_path_factory.mktemp("pair")) as group:
+        yield group
+
+
+@pytest.fixture(scope="module")
+def together(pair: TrainGroup, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[Note], Any]]:
+    """What two workers tell of each job, and what comes of it."""
+    told: dict[str, tuple[list[Note], Any]] = {}
+    for name, job in jobs(lake_in(tmp_path_factory.mktemp("together"))).items():
+        notes: list[Note] = []
+        told[name] = (notes, pair.run(job, notes.append))
+    return told
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("kind", ["acsm", "pose"])
+def test_two_workers_train_as_one(
+    alone: dict[str, list[Note]], together: dict[str, tuple[list[Note], Any]], kind: str
+) -> None:
+    one, two = losses(alone[kind]), losses(together[kind][0])
+    assert np.ptp(one) > 0.1 * one.mean()  # steps were made, and of some length
+    np.testing.assert_allclose(two, one, rtol=1e-9)
+
+
+@pytest.mark.ray
+def test_pictures_come_while_it_trains(together: dict[str, tuple[list[Note], Any]]) -> None:
+    for kind, tiles in (("acsm", 3), ("pose", 2)):
+        shown = [n for n in together[kind][0] if n.picture is not None]
+        assert [n.step for n in shown] == [STEPS * i // PICTURES for i in range(1, PICTURES + 1)]
+        for n in shown:
+            picture: Any = n.picture
+            assert picture.dtype == np.uint8
+            assert picture.shape[1] / picture.shape[0] == tiles / 3
+        assert not np.array_equal(shown[0].picture, shown[-1].picture)  # type: ignore[arg-type]
+
+
+def training_workers() -> set[int]:
+    """Process ids of the training workers of this process's Ray."""
+    found = set()
+    for pid in descendants(os.getpid()):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if b"RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.add(pid)
+    return found
+
+
+def kill_between_checkpoints(lake: Lake, killed: list[int]) -> None:
+    """kill -9 a worker about half an interval after the second checkpoint."""
+    times: list[int] = []
+    while len(times) < 2:
+        for path in Path(lake.uri).glob("models/acsm/*/checkpoint.pt"):
+            if path.stat().st_mtime_ns not in times:
+                times.append(path.stat().st_mtime_ns)
+        time.sleep(0.002)
+    time.sleep((times[1] - times[0]) / 2e9)
+    killed.append(min(training_workers()))
+    os.kill(killed[0], signal.SIGKILL)
+
+
+@pytest.mark.ray
+def test_a_killed_worker_costs_at_most_one_checkpoint_interval(
+    pair: TrainGroup, together: dict[str, tuple[list[Note], Any]], tmp_path: Path
+) -> None:
+    whole, undisturbed = together["acsm"]
+    notes: list[Note] = []
+    killed: list[int] = []
+    lake = lake_in(tmp_path)
+    killer = threading.Thread(target=kill_between_checkpoints, args=(lake, killed), daemon=True)
+    killer.start()
+    done = pair.run(jobs(lake)["acsm"], notes.append)
+    killer.join(1)
+    assert killed
+    assert len(training_workers() - set(killed)) == 2  # the group is whole again
+    steps = [n.step for n in notes]
+    again = [(before, after) for before, after in itertools.pairwise(steps) if after != before + 1]
+    assert len(again) == 1, steps  # it was interrupted once
+    before, after = again[0]
+    assert after - 1 in (2 * INTERVAL, 3 * INTERVAL)  # from a checkpoint, and not the beginning
+    assert before - (after - 1) <= INTERVAL
+    truth = losses(whole)
+    assert all(n.loss == truth[n.step - 1] for n in notes)
+    ours, theirs = load_file(done["model"]), load_file(undisturbed["model"])
+    assert ours.keys() == theirs.keys()
+    assert [k for k in ours if not torch.equal(ours[k], theirs[k])] == []
+    assert done["metrics"] == undisturbed["metrics"]
+
+
+# -- evaluation -----------------------------------------------------------------------------------------------------
+
+
+def evaluated(rank: int, world: int, store: str, uri: str, out: Any) -> None:
+    """What a worker finds on the test split, in batches of 3."""
+    evaluate.BATCH = 3  # type: ignore[misc]
+    if world > 1:
+        torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+    lake = Lake(uri)
+    run = lake.files.read_json("runs/default/run.json")
+    acsm: Any = load_checkpoint(run["rounds"][-1]["model"])
+    pose: Any = load_checkpoint(run["networks"]["pose"])
+    calls: list[int] = []
+    acsm.register_forward_pre_hook(lambda *_: calls.append(1))
+    data = load_labelled(lake, CATEGORY, "test", 64)
+    found = evaluate_acsm(acsm, data, rank, world), evaluate_pose(pose, data, 64, rank, world)
+    out.put((rank, len(calls), found))
+    if world > 1:
+        torch.distributed.destroy_process_group()
+
+
+def test_workers_share_an_evaluation_and_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import queue
+
+    import torch.multiprocessing as mp
+
+    monkeypatch.setattr(evaluate, "BATCH", evaluate.BATCH)  # put back afterwards
+    uri, store = shared_lake().uri, str(tmp_path / "store")
+    mine: Any = queue.Queue()
+    evaluated(0, 1, "", uri, mine)
+    _, batches, alone = mine.get()
+    assert batches == 4
+    context = mp.get_context("spawn")
+    out = context.Queue()
+    started = [context.Process(target=evaluated, args=(rank, 2, store, uri, out)) for rank in range(2)]
+    for process in started:
+        process.start()
+    try:
+        found = [out.get(timeout=240) for _ in started]
+    finally:
+        for process in started:
+            process.join(60)
+    assert [calls for _, calls, _ in found] == [2, 2]
+    for _, _, both in found:
+        assert both == alone

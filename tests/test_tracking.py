@@ -1,0 +1,144 @@
+"""What MLflow shows of a training while it runs, and afterwards."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_extensions import acsm_job
+from test_mask_mode import SIZE, task
+from tiny import CATEGORY, _train_settings, shared_lake
+
+from models.heatmap import Detector
+from models.template import Template
+from tables import Lake
+from trainers.data import Instances, load_labelled
+from trainers.engine import Plan, fit
+from trainers.jobs import run_job
+from trainers.notes import FOUND, SIDE, TRUE, Note, draw, note_taker
+from trainers.steps import DetectorTask
+from trainers.tracking import open_tracker, scalars
+
+MLFLOW = {"uri": None, "experiment": "wildshape"}
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    shutil.copytree(shared_lake().uri, tmp_path / "lake")
+    return Lake(str(tmp_path / "lake"))
+
+
+def test_losses_and_pictures_are_there_while_it_trains(lake: Lake) -> None:
+    tracker = open_tracker(MLFLOW, lake, "run")
+    job = acsm_job(lake)
+    job["settings"]["plan"]["steps"] = 4
+    write, seen = tracker.watch(1, "train acsm"), []
+
+    def watch(note: Note) -> None:
+        write(note)
+        run = tracker.client.get_run(tracker.ids["round 1/train acsm"])
+        seen.append((run.info.status, run.data.metrics["loss"], note.loss))
+
+    done = run_job(job, tell=watch)
+    assert [s[0] for s in seen] == ["RUNNING"] * 4
+    assert all(logged == pytest.approx(told) for _, logged, told in seen)
+    run = tracker.ids["round 1/train acsm"]
+    assert [m.step for m in tracker.client.get_metric_history(run, "loss")] == [1, 2, 3, 4]
+    images = [f.path for f in tracker.client.list_artifacts(run, "images")]
+    assert {name.split("+step+")[1].split("+")[0] for name in images} == {"1", "2", "3", "4"}
+
+    tracker.stage(1, "train acsm", {"model": done["model"]}, scalars(done["metrics"]))
+    finished = tracker.client.get_run(run)
+    assert finished.info.status == "FINISHED"
+    assert finished.data.metrics["test_auc_06_10"] == pytest.approx(done["metrics"]["test"]["auc_06_10"])
+    # Continued: the same run; a training that is done tells nothing.
+    again = open_tracker(MLFLOW, lake, "run")
+    run_job(job, tell=again.watch(1, "train acsm"))
+    assert again.ids == tracker.ids
+    assert len(again.client.get_metric_history(run, "loss")) == 4
+    # A training of its own is a new run each time, and the lake's runs stay as they are.
+    runs = lake.files.names("runs")
+    assert open_tracker(MLFLOW, lake, "run", goes_on=False).root != tracker.root
+    assert lake.files.names("runs") == runs
+
+
+@pytest.fixture(scope="module")
+def labelled() -> tuple[Instances, Template]:
+    """Labelled animals with masks, and their template."""
+    lake = shared_lake()
+    template = Template.load(str(Path(lake.uri) / "sandbox" / "tiny" / "animal.template"))
+    return load_labelled(lake, CATEGORY, "train", SIZE), template
+
+
+def detector_task() -> DetectorTask:
+    torch.manual_seed(0)
+    photos = np.full((4, 96, 96, 3), 128, np.uint8)
+    boxes = [np.array([[20.0, 30, 40, 30]])] * 4
+    return DetectorTask(
+        Detector(width=8, channels=16), photos, boxes, {"zoom": 0, "shift": 0, "flip": 0, "colour": 0.1}, "cpu"
+    )
+
+
+def test_terms_sum_to_the_loss() -> None:
+    made, notes = detector_task(), []
+    take = note_taker(made, 4, (made.photos.numpy(), made.boxes), notes.append, 0, 1)
+    fit(made, Plan(steps=4, batch=2, precision="float32"), on_step=take)
+    assert [set(n.terms) for n in notes] == [{"centre", "box"}] * 4
+    for n in notes:
+        assert sum(n.terms.values()) == pytest.approx(n.loss, rel=1e-5)
+    picture: Any = notes[-1].picture
+    assert (picture[30, 116:156] == TRUE).all()  # the upper side of the true box, in the first photo's second tile
+    assert (picture[:96, :96] == 128).all(-1).mean() > 0.9
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_watching_changes_nothing(labelled: Any, masks: bool) -> None:
+    plan = Plan(steps=2, batch=3, lr=1e-3, precision="float32", freeze_norm=True)
+    kept = []
+    for watched in (False, True):
+        made, notes = task(labelled, 2), []
+        made.keypoints_first = 0.0 if masks else 1.0
+        take = note_taker(made, 2, labelled[0], notes.append, 0, 1) if watched else None
+        kept.append(fit(made, plan, on_step=take).state_dict())
+    assert [k for k in kept[0] if not torch.equal(kept[0][k], kept[1][k])] == []
+    assert set(notes[-1].terms) >= ({"keypoints", "cycle", "coverage"} if masks else {"keypoints"})
+    assert sum(notes[-1].terms.values()) == pytest.approx(notes[-1].loss, rel=1e-4)
+
+
+def test_a_picture_shows_keypoints_where_they_are(labelled: Any) -> None:
+    made = task(labelled, 2)
+    picture = draw(made, labelled[0])
+    assert picture.shape == (3 * SIDE, 3 * SIDE, 3)
+    x, y = ((labelled[0].keypoints[0, :, :2] + 1) / 2 * SIDE).round().astype(int).T
+    visible = (labelled[0].keypoints[0, :, 2] > 0) & (np.minimum(x, y) >= 0) & (np.maximum(x, y) < SIDE)
+    shown = picture[y[visible], SIDE + x[visible]].astype(int)
+    marked = [(np.abs(shown - c).max(-1) < 60) for c in (TRUE, FOUND)]
+    assert (marked[0] | marked[1]).mean() > 0.7
+    assert marked[0].mean() > 0.3
+    photo, mesh = picture[:SIDE, :SIDE].astype(int), picture[:SIDE, 2 * SIDE :].astype(int)
+    assert 0.02 < (np.abs(photo - mesh).max(-1) > 20).mean() < 0.9
+    assert made.model.training
+
+
+@pytest.mark.ray
+def test_the_commands_write_too(lake: Lake, ray_local: SimpleNamespace) -> None:
+    from omegaconf import OmegaConf
+
+    from trainers.command import train_command
+
+    pose = {**_train_settings()["pose"], "start": None}
+    train = {"workers": 1, "cpus": 0.01, "gpus": 0, "threads": 1, "max_failures": 0}
+    cfg = {"lake": lake.uri, "category": CATEGORY, "seed": 3, "mlflow": MLFLOW, "train": {"pose": pose}}
+    done = train_command(OmegaConf.create({**cfg, "resources": {"address": None, "train": train}}), "pose")
+    client = open_tracker(MLFLOW, lake, "any", goes_on=False).client
+    runs = client.search_runs([client.get_experiment_by_name("wildshape").experiment_id])  # type: ignore[union-attr]
+    (run,) = [r for r in runs if r.info.run_name == "train pose"]
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["model_id"] == done["model_id"]
+    assert len(client.get_metric_history(run.info.run_id, "loss")) == 2
+    assert client.list_artifacts(run.info.run_id, "images")
