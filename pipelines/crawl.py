@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -25,7 +25,13 @@ SUSPECT = 20  # photos of the same bytes that make these bytes a suspected place
 
 
 def crawl(
-    lake: Lake, category: str, source: Any, fetch: Any, resources: Any, retry: str | None = None
+    lake: Lake,
+    category: str,
+    source: Any,
+    fetch: Any,
+    resources: Any,
+    retry: str | None = None,
+    run: Callable[..., Mapping[str, int]] | None = None,
 ) -> tuple[Dataset, dict[str, Any]]:
     """Fetch what the source has of the category and is not fetched yet; mark duplicates; finish the dataset.
 
@@ -36,6 +42,7 @@ def crawl(
     Args:
         source, fetch, resources: these sections of the config.
         retry: `failed` asks once more for the committed failures that can heal.
+        run: does the shards in place of `pipelines.stage.run_stage`, and more with their photos (`pipelines.stream`).
 
     Returns:
         The finished `photos` dataset, and the summary: `lines, rejected, dropped` (by reason), `wanted, fetched`,
@@ -70,7 +77,7 @@ def crawl(
         input_state = fingerprint({"ids": plan.ids})
         if retry or not dataset.is_finished(input_state):
             held.enter_context(connect(resources))
-            fetched = _fetch(dataset, plan, limits, resources, input_state, retry)
+            fetched = _fetch(dataset, plan, limits, resources, input_state, retry, run)
             mark_duplicates(dataset)
             summary = {**plan.counts, "fetched": fetched, **tally(dataset)}
             write_page(dataset, summary)
@@ -106,7 +113,15 @@ def _alone(dataset: Dataset) -> Iterator[None]:
         raise InputError("lake", dataset.files.uri, f"another crawl is at work in {dataset.path}: let it end") from None
 
 
-def _fetch(dataset: Dataset, plan: Plan, limits: Any, resources: Any, input_state: str, retry: str | None) -> int:
+def _fetch(
+    dataset: Dataset,
+    plan: Plan,
+    limits: Any,
+    resources: Any,
+    input_state: str,
+    retry: str | None,
+    run: Callable[..., Mapping[str, int]] | None,
+) -> int:
     """Fetch every shard of the plan; return how many URLs were asked for in this run."""
     from pipelines.crawl_progress import show
     from pipelines.crawl_worker import CrawlWorker, reopen
@@ -123,7 +138,7 @@ def _fetch(dataset: Dataset, plan: Plan, limits: Any, resources: Any, input_stat
     args = {"dataset": dataset, "plan": plan, "limits": asdict(limits), "again": again}
     args["keeper"] = None if alone else keeper_actor(limits)
     units: dict[str, Any] = dict.fromkeys(plan.shards)
-    done = run_stage(
+    done = (run or run_stage)(
         dataset, units, CrawlWorker, args, resources, input_state, finish=False, at_once=SHARDS_AT_ONCE,
         show=partial(show, dataset=dataset, wanted=plan.counts["wanted"]),
     )  # fmt: skip

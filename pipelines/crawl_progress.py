@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.stage import progress_bar
+from pipelines.stage import progress_bar, watched
 from tables import Dataset
 
 
 def show(rows: Iterator[dict[str, Any]], dataset: Dataset, wanted: int) -> Iterator[dict[str, Any]]:
     """Pass on what the actors return, shard by shard, while a thread reads the manifests they commit meanwhile."""
-    over = threading.Event()
     with progress_bar("{task.fields[note]}") as bar:
         task = bar.add_task("photos", total=wanted, note="")
         count, seen, before = Counter[str](), set[str](), 0
+        began = time.monotonic()
 
         def look() -> None:
             nonlocal before
@@ -31,19 +30,4 @@ def show(rows: Iterator[dict[str, Any]], dataset: Dataset, wanted: int) -> Itera
             ok = f"{100 * count['ok'] / done:.0f} % ok, " if done else ""
             bar.update(task, completed=min(done, wanted), note=f"{ok}{speed:.1f} MB/s")
 
-        def keep_looking() -> None:
-            pause = 1.0
-            while not over.wait(pause):
-                begun = time.monotonic()
-                look()
-                pause = max(1.0, 20 * (time.monotonic() - begun))  # a slow object store is not asked all the time
-
-        began = time.monotonic()
-        thread = threading.Thread(target=keep_looking, name="progress", daemon=True)
-        thread.start()
-        try:
-            yield from rows
-        finally:
-            over.set()
-            thread.join()
-        look()
+        yield from watched(rows, look)

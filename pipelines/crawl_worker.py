@@ -13,7 +13,7 @@ import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -54,19 +54,28 @@ class CrawlWorker:
         self.fetcher = Fetcher(self.options, keeper)
 
     def __call__(self, part: str, payload: Any) -> Mapping[str, int]:
-        rows = missing(self.dataset, part, self.plan.shard(part).to_pylist(), failed=self.again > 0)
+        counts = Counter[str]()
+        for _ in self.parts(part, counts):
+            pass
+        return counts
+
+    def parts(self, name: str, counts: Counter[str]) -> Iterator[str]:
+        """Fetch a shard; names of its parts as they are committed. Counts are there when the last one is."""
+        rows = missing(self.dataset, name, self.plan.shard(name).to_pylist(), failed=self.again > 0)
         if not rows:
-            return {}
-        spool = Spool(os.path.join(spool_folder(self.dataset), part))
-        shard = _Shard(self.dataset, part, self.again, rows, self.options.block, spool)
+            return
+        spool = Spool(os.path.join(spool_folder(self.dataset), name))
+        shard = _Shard(self.dataset, name, self.again, rows, self.options.block, spool)
         try:
             fetched = {r["photo_id"] for r in left_behind(spool) if shard.keep(r)}
+            yield from shard.committed()
             for ended in self.fetcher.batches(r for r in rows if r["photo_id"] not in fetched):
                 shard.ended(ended)
+                yield from shard.committed()
         finally:
             spool.close()
         discard(spool)
-        return {**shard.status, "recovered": len(fetched), "fetched": len(rows) - len(fetched)}
+        counts.update(shard.status, recovered=len(fetched), fetched=len(rows) - len(fetched))
 
 
 class _Shard:
@@ -82,6 +91,12 @@ class _Shard:
         self.open = Counter(i // block for i in range(len(rows)))
         self.began = time.time()
         self.status: Counter[str] = Counter()
+        self._committed: list[str] = []
+
+    def committed(self) -> list[str]:
+        """Names of the parts committed since this was asked last."""
+        names, self._committed = self._committed, []
+        return names
 
     def keep(self, row: dict[str, Any]) -> bool:
         """Take a row that a killed actor left, unless the failure may have been the end of its network."""
@@ -116,7 +131,9 @@ class _Shard:
         self.status.update(notes["status"])
         at = photos.get_field_index("bytes")
         table = pa.Table.from_pylist(rows, photos.remove(at)).add_column(at, "bytes", bodies)
-        self.dataset.write(part_name(self.prefix, [self.ids[i] for i in span]), table, photos, **notes)
+        name = part_name(self.prefix, [self.ids[i] for i in span])
+        self.dataset.write(name, table, photos, **notes)
+        self._committed.append(name)
 
 
 def missing(dataset: Dataset, shard: str, rows: Sequence[Row], failed: bool) -> list[Row]:

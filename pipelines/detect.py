@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,20 +17,29 @@ def main(cfg: Any) -> None:
     from omegaconf import OmegaConf
     from rich.console import Console
 
+    lake = Lake(cfg.lake)
+    model = pick_detector(lake, cfg)
+    photos = lake.latest("photos", cfg.category, cfg.photos)
+    rules: Any = OmegaConf.to_container(cfg.detect, resolve=True)
+    made = detect(lake, cfg.category, photos, model, rules, cfg.resources, cfg.detector)
+    Console().print(f"{cfg.category}: {(made.finished() or {})['summary']} in {lake.uri}/{made.path}")
+
+
+def pick_detector(lake: Lake, cfg: Any) -> str:
+    """The model that `cfg.detector` runs: the one given, or the newest of our own kind.
+
+    Raises:
+        InputError: no such detector, or no model for it.
+    """
     from pipelines.detectors import DETECTORS
     from pipelines.model_files import pick_model
 
     check_detector(cfg.detector, DETECTORS)
-    lake = Lake(cfg.lake)
-    photos = lake.latest("photos", cfg.category, cfg.photos)
-    model = cfg.model
     if cfg.detector == "own":
-        model = pick_model(lake, "detector", cfg.category, model, "model")
-    elif not model:
+        return pick_model(lake, "detector", cfg.category, cfg.model, "model")
+    if not cfg.model:
         raise InputError("model", "null", f"name the model that detector={cfg.detector} runs")
-    rules: Any = OmegaConf.to_container(cfg.detect, resolve=True)
-    made = detect(lake, cfg.category, photos, model, rules, cfg.resources, cfg.detector)
-    Console().print(f"{cfg.category}: {(made.finished() or {})['summary']} in {lake.uri}/{made.path}")
+    return str(cfg.model)
 
 
 def check_detector(name: str, known: Sequence[str] = ("own",)) -> None:
@@ -60,27 +70,78 @@ def detect(
     Raises:
         InputError: a rule is out of range, the detector does not know the animal, or it cannot be loaded.
     """
-    from pipelines.detect_rules import Rules, in_force, wanted_classes
-    from pipelines.detectors import identity, open_detector
-
-    checked = Rules.read(rules)
-    answers = fingerprint({**identity(detector, model), "rules": in_force(rules), "version": VERSION})
-    instances = lake.dataset(
-        "instances", category, {"stage": "detect", "detector": answers, "photos": photos.fingerprint}
-    )
+    instances, args = plan_detect(lake, category, photos, model, rules, detector)
     state = photos.state()
     if not instances.is_finished(state):
         from pipelines.detect_worker import DetectWorker
         from pipelines.stage import parts_as_units, run_stage
 
-        # Once here: what cannot be loaded or does not know the animal is said in one line, before any actor starts.
-        wanted_classes(open_detector(detector, model, checked, "cpu").names, checked.classes, category)
-        args = {"photos": photos, "instances": instances, "model": model, "detector": answers}
-        args |= {"category": category, "rules": dict(rules), "kind": detector}
+        check_model(category, model, rules, detector)
+        forget_outdated(instances, photos)
         totals = run_stage(instances, parts_as_units(photos), DetectWorker, args, resources, state, finish=False)
-        totals["near_duplicates"] = mark_near_duplicates(instances, checked.radius)
-        instances.finish(state, totals)
+        close(instances, photos, rules, totals)
     return instances
+
+
+def plan_detect(
+    lake: Lake, category: str, photos: Dataset, model: str, rules: Mapping[str, Any], detector: str = "own"
+) -> tuple[Dataset, dict[str, Any]]:
+    """The `instances` dataset and what its worker is made of; `photos` need not be there yet."""
+    from pipelines.detect_rules import Rules, in_force
+    from pipelines.detectors import identity
+
+    Rules.read(rules)
+    answers = fingerprint({**identity(detector, model), "rules": in_force(rules), "version": VERSION})
+    instances = lake.dataset(
+        "instances", category, {"stage": "detect", "detector": answers, "photos": photos.fingerprint}
+    )
+    args = {"photos": photos, "instances": instances, "model": model, "detector": answers}
+    return instances, args | {"category": category, "rules": dict(rules), "kind": detector}
+
+
+def check_model(category: str, model: str, rules: Mapping[str, Any], detector: str = "own") -> None:
+    """Load the detector once, so that what is wrong with it is said in one line before any actor starts.
+
+    Raises:
+        InputError: it cannot be loaded, or does not know the animal.
+    """
+    from pipelines.detect_rules import Rules, wanted_classes
+    from pipelines.detectors import open_detector
+
+    checked = Rules.read(rules)
+    wanted_classes(open_detector(detector, model, checked, "cpu").names, checked.classes, category)
+
+
+def forget_outdated(instances: Dataset, photos: Dataset) -> None:
+    """Take back parts whose photos are others now: a crawl that was killed asks again what no host was reached for."""
+    now = {part: manifest["digest"] for part, manifest in photos.manifests().items()}
+    for part, manifest in instances.manifests().items():
+        if manifest.get("photos", now.get(part)) != now.get(part):
+            instances.forget(part)
+
+
+def close(instances: Dataset, photos: Dataset, rules: Mapping[str, Any], totals: Counter[str]) -> None:
+    """Leave out photos that turned out to be duplicates, and finish the dataset; all its parts are committed."""
+    totals["copies"] = drop_copies(instances, photos)
+    totals["near_duplicates"] = mark_near_duplicates(instances, int(rules["radius"]))
+    instances.finish(photos.state(), totals)
+
+
+def drop_copies(instances: Dataset, photos: Dataset) -> int:
+    """Remove instances of photos whose bytes another photo has; return how many.
+
+    Which of equal photos stays is known when all are fetched, and some may have been looked at before.
+    """
+    import pyarrow.compute as pc
+
+    known = photos.read(["photo_id", "duplicate_of"])
+    copies = known["photo_id"].filter(pc.is_valid(known["duplicate_of"]))
+    dropped = 0
+    for part in instances.manifests() if len(copies) else ():
+        rows = instances.read(["instance_id", "photo_id"], [part])
+        stay = rows["instance_id"].filter(pc.invert(pc.is_in(rows["photo_id"], copies)))
+        dropped += instances.keep(part, stay)
+    return dropped
 
 
 def mark_near_duplicates(instances: Dataset, radius: int) -> int:

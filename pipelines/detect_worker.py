@@ -59,6 +59,7 @@ class DetectWorker:
         self.photos, self.instances, self.detector, self.category = photos, instances, detector, category
 
     def __call__(self, part: str, payload: Any) -> dict[str, int]:
+        made_of = self.photos.manifests([part])[part]["digest"]
         rows = self.photos.read(["photo_id", "status", "duplicate_of", "sha256", "bytes"], [part])
         counts: Counter[str] = Counter()
         lost: dict[str, str] = {}
@@ -74,15 +75,17 @@ class DetectWorker:
         if 1 < counts["photos"] == counts["poison"]:
             raise RuntimeError(f"the detector fails on every photo of {part}: {next(iter(lost.values()))}")
         made = [row for place in sorted(found) for row in found[place]]
-        self.instances.write(part, rows_to_table(made, "instances"), schema("instances"), lost=lost)
+        self.instances.write(part, rows_to_table(made, "instances"), schema("instances"), lost=lost, photos=made_of)
         return {**+counts, "instances": len(made)}
 
     def _decoded(self, rows: pa.Table, counts: Counter[str], lost: dict[str, str]) -> Iterator[Shot]:
         """The photos that are no failure and no duplicate, one after the other: few of them lie in memory at once."""
+        seen: set[str] = set()  # in a stream nobody has told equal photos apart yet: of those of a part the first stays
         for place in range(len(rows)):
             row = rows.slice(place, 1).to_pylist()[0]
-            if row["status"] != "ok" or row["duplicate_of"]:
+            if row["status"] != "ok" or row["duplicate_of"] or row["sha256"] in seen:
                 continue
+            seen.add(row["sha256"])
             verdict = check_photo(row["bytes"] or b"", PIXELS)
             image = decode_photo(row["bytes"]) if verdict.status == "ok" else None
             if image is not None:

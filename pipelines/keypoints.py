@@ -14,20 +14,33 @@ VERSION = 2  # 2: with `heatmap_3d`
 def main(cfg: Any) -> None:
     from rich.console import Console
 
+    lake = Lake(cfg.lake)
+    check_round(cfg.round)
+    instances = lake.latest("instances", cfg.category, cfg.instances)
+    made = infer(lake, cfg.category, instances, pick_models(lake, cfg), cfg.round, cfg.resources)
+    Console().print(f"{cfg.category}: {(made.finished() or {})['summary']} in {lake.uri}/{made.path}")
+
+
+def check_round(number: Any) -> None:
+    """Raise InputError for what is no round."""
+    if type(number) is not int or number < 0:
+        raise InputError("round", number, "must be a whole number, 0 or more")
+
+
+def pick_models(lake: Lake, cfg: Any) -> dict[str, str | None]:
+    """Paths of the `pose`, `aux` and `acsm` checkpoints: those given, or the newest in the lake.
+
+    Raises:
+        InputError: there is none of a kind.
+    """
     from pipelines.model_files import pick_model
 
-    if type(cfg.round) is not int or cfg.round < 0:
-        raise InputError("round", cfg.round, "must be a whole number, 0 or more")
-    lake = Lake(cfg.lake)
-    instances = lake.latest("instances", cfg.category, cfg.instances)
     pose = pick_model(lake, "pose", cfg.category, cfg.pose, "pose")
-    models: dict[str, str | None] = {
+    return {
         "pose": pose,
         "aux": pick_model(lake, "pose", cfg.category, cfg.aux, "aux", skip=pose),
         "acsm": pick_model(lake, "acsm", cfg.category, cfg.acsm, "acsm"),
     }
-    made = infer(lake, cfg.category, instances, models, int(cfg.round), cfg.resources)
-    Console().print(f"{cfg.category}: {(made.finished() or {})['summary']} in {lake.uri}/{made.path}")
 
 
 def infer(
@@ -45,9 +58,25 @@ def infer(
         models: paths of the `pose`, `aux` and `acsm` checkpoints.
         before: the former round's dataset; what it has of networks that are the same is taken over.
     """
-    from models.checkpoint import load_checkpoint, weights_digest
     from pipelines.keypoint_worker import KeypointWorker
     from pipelines.stage import parts_as_units, run_stage
+
+    pseudo, args = plan_infer(lake, category, instances, models, round)
+    state = instances.state()
+    if pseudo.is_finished(state):
+        return pseudo
+    if before and (before.identity["instances"] != instances.fingerprint or not before.is_finished(state)):
+        before = None
+    forget_outdated(pseudo, instances)
+    run_stage(pseudo, parts_as_units(instances), KeypointWorker, {**args, "before": before}, resources, state)
+    return pseudo
+
+
+def plan_infer(
+    lake: Lake, category: str, instances: Dataset, models: dict[str, str | None], round: int
+) -> tuple[Dataset, dict[str, Any]]:
+    """The `pseudo_labels` dataset and what its worker is made of; `instances` need not be there yet."""
+    from models.checkpoint import load_checkpoint, weights_digest
 
     ids = {n: (weights_digest(p) if p else None) for n, p in models.items()}
     notes: Any = load_checkpoint(str(models["pose"])).notes
@@ -56,27 +85,29 @@ def infer(
         "stage": "keypoints", "version": VERSION, "round": round, "models": ids, "instances": instances.fingerprint,
     }  # fmt: skip
     pseudo = lake.dataset("pseudo_labels", category, identity, slot=f"round={round}")
-    state = instances.state()
-    if pseudo.is_finished(state):
-        return pseudo
-    if before and (before.identity["instances"] != instances.fingerprint or not before.is_finished(state)):
-        before = None
-    _forget_outdated(pseudo, instances)
     args = {"instances": instances, "pseudo": pseudo, "models": models, "ids": ids, "round": round}
-    args |= {"image_size": image_size, "before": before}
-    run_stage(pseudo, parts_as_units(instances), KeypointWorker, args, resources, state)
-    return pseudo
+    return pseudo, args | {"image_size": image_size}
 
 
-def _forget_outdated(pseudo: Dataset, instances: Dataset) -> None:
-    """Take back parts whose instances are others now: a photo that came later may be the one that stays."""
+def forget_outdated(pseudo: Dataset, instances: Dataset) -> None:
+    """Make the parts fit the instances that stay now: a photo that came later may be the one that stays.
+
+    Rows of instances that left are removed; a part that lacks an instance is taken back and made again.
+    """
     import pyarrow.compute as pc
 
+    there = instances.manifests()
     for part in pseudo.manifests():
+        if part not in there:
+            pseudo.forget(part)
+            continue
         rows = instances.read(["instance_id", "duplicate_of"], [part])
         stay = rows["instance_id"].filter(pc.is_null(rows["duplicate_of"]))
-        if not pseudo.read(["instance_id"], [part])["instance_id"].equals(stay):
+        known = pseudo.read(["instance_id"], [part])["instance_id"]
+        if not pc.all(pc.is_in(stay, known), min_count=0).as_py():
             pseudo.forget(part)
+        elif len(known) > len(stay):
+            pseudo.keep(part, stay)
 
 
 if __name__ == "__main__":

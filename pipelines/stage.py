@@ -7,8 +7,11 @@ interrupted, and a model sees the same batches, so numbers repeat on CPU.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
+import threading
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -30,23 +33,26 @@ class Worker(Protocol):
     def __call__(self, part: str, payload: Any) -> Mapping[str, int]: ...
 
 
-class _Actor:
+class Actor:
     """What Ray Data holds: turns a batch of one unit into a call and an exception into a row."""
 
-    def __init__(self, factory: type[Worker], args: Mapping[str, Any], threads: int) -> None:
+    def __init__(self, factory: type[Any], args: Mapping[str, Any], threads: int) -> None:
         self.work = factory(**args)
+        gc.freeze()  # what is loaded lives as long as the actor: the collector need not walk it again and again
         if torch := sys.modules.get("torch"):  # a crawl's worker needs none, and to import it takes seconds
             torch.set_num_threads(threads)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         part, payload = str(batch["part"][0]), json.loads(str(batch["payload"][0]))
-        counts: Mapping[str, int] = {}
-        error = ""
+        counts, error = self.attempt(part, payload)
+        return {"part": [part], "counts": [json.dumps(counts)], "error": [error]}
+
+    def attempt(self, part: str, payload: Any) -> tuple[dict[str, int], str]:
+        """The worker's counts, and the traceback of what it raised or nothing."""
         try:
-            counts = self.work(part, payload)
+            return dict(self.work(part, payload)), ""
         except Exception:  # noqa: BLE001 - a poison unit is a row of the stage's result, the others go on
-            error = traceback.format_exc()
-        return {"part": [part], "counts": [json.dumps(dict(counts))], "error": [error]}
+            return {}, traceback.format_exc()
 
 
 def run_stage(
@@ -90,11 +96,16 @@ def run_stage(
                 if row["error"]:
                     errors.append(f"{row['part']}: {row['error']}")
     totals["units_lost"] = len(errors)
-    if len(errors) > resources.failure_budget * len(units):
-        raise RuntimeError(f"{output.table}: {len(errors)} of {len(units)} units were lost; first: {errors[0]}")
+    check_lost(output.table, errors, len(units), resources)
     if finish and not output.is_finished(input_state):
         output.finish(input_state, totals)
     return totals
+
+
+def check_lost(name: str, errors: list[str], units: int, resources: Any) -> None:
+    """Raise RuntimeError if more of the units were lost than `resources.failure_budget` allows."""
+    if len(errors) > resources.failure_budget * units:
+        raise RuntimeError(f"{name}: {len(errors)} of {units} units were lost; first: {errors[0]}")
 
 
 def _stream(
@@ -103,21 +114,32 @@ def _stream(
     import ray
 
     rows = [{"part": p, "payload": json.dumps(u)} for p, u in todo.items()]
-    actors = min(int(resources.actors), len(rows))
-    yield from (
-        ray.data.from_items(rows, override_num_blocks=len(rows))
-        .map_batches(
-            _Actor,
-            fn_constructor_kwargs={"factory": worker, "args": dict(args), "threads": int(resources.threads)},
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(
-                size=actors, max_concurrent_calls_per_actor=at_once, enable_true_multi_threading=at_once > 1
-            ),
-            num_cpus=resources.cpus,
-            num_gpus=resources.gpus or None,
-        )
-        .iter_rows()
-    )
+    units = ray.data.from_items(rows, override_num_blocks=len(rows))
+    yield from through(units, Actor, {"factory": worker, "args": dict(args)}, resources, at_once, len(rows)).iter_rows()
+
+
+def through(
+    units: Any, actor: type[Any], args: dict[str, Any], resources: Any, at_once: int = 1, most: int | None = None
+) -> Any:
+    """Send a Ray dataset of units through actors, `resources.actors` of them, each with its CPUs, GPUs and threads.
+
+    Args:
+        actor: called with a batch of one unit; `args` and `threads` are its keyword arguments.
+        most: more actors than this have nothing to do.
+    """
+    import ray
+
+    return units.map_batches(
+        actor,
+        fn_constructor_kwargs={**args, "threads": int(resources.threads)},
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(
+            size=min(int(resources.actors), most or int(resources.actors)),
+            max_concurrent_calls_per_actor=at_once, enable_true_multi_threading=at_once > 1,
+        ),
+        num_cpus=resources.cpus,
+        num_gpus=resources.gpus or None,
+    )  # fmt: skip
 
 
 def progress(rows: Iterator[dict[str, Any]], name: str, total: int) -> Iterator[dict[str, Any]]:
@@ -127,6 +149,30 @@ def progress(rows: Iterator[dict[str, Any]], name: str, total: int) -> Iterator[
         for row in rows:
             yield row
             bar.advance(task)
+
+
+def watched(rows: Iterator[dict[str, Any]], look: Callable[[], None]) -> Iterator[dict[str, Any]]:
+    """Pass rows on while a thread looks every second at what the workers have committed meanwhile; a last look ends it.
+
+    A slow object store is not asked all the time: looking takes at most a twentieth of it.
+    """
+    over = threading.Event()
+
+    def keep_looking() -> None:
+        pause = 1.0
+        while not over.wait(pause):
+            begun = time.monotonic()
+            look()
+            pause = max(1.0, 20 * (time.monotonic() - begun))
+
+    thread = threading.Thread(target=keep_looking, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield from rows
+    finally:
+        over.set()
+        thread.join()
+    look()
 
 
 def progress_bar(*more: str) -> Progress:

@@ -177,6 +177,16 @@ class Dataset:
         """Take back a committed part, so that it is made again."""
         self.files.fs.delete_file(self.files.full(f"{self.path}/_manifests/{part}.json"))
 
+    def keep(self, part: str, ids: pa.ChunkedArray) -> int:
+        """Make a committed part anew of the rows whose key is among `ids`; return how many rows went."""
+        (manifest,) = self.manifests([part]).values()
+        rows = self._open(manifest)
+        left = rows.filter(pc.is_in(rows[KEYS[self.table][0]], ids))
+        if len(left) < len(rows):
+            notes = {k: v for k, v in manifest.items() if k not in ("part", "file", "rows", "digest", "widths")}
+            self.write(part, left, _as_made(rows.schema), **notes)
+        return len(rows) - len(left)
+
     def _describe(self) -> None:
         if not self.files.exists(f"{self.path}/_dataset.json"):
             described = {"table": self.table, "category": self.category, "slot": self.slot}
@@ -234,13 +244,17 @@ class Dataset:
         tables = []
         # Of two failures the one of the later pass counts: rows are made unique by the first that stands.
         for manifest in sorted(manifests.values(), key=lambda m: -m.get("pass", 0)):
-            with self.files.fs.open_input_file(self.files.full(f"{self.path}/{manifest['file']}")) as f:
-                tables.append(from_disk(pq.ParquetFile(f).read(want), manifest["widths"]))
+            tables.append(self._open(manifest, want))
         rows = self._apply_overlay(unique_rows(pa.concat_tables(tables), keys))
         for name in columns or ():
             if name not in rows.column_names:
                 raise InputError(self.table, self.fingerprint, f"was made before there was a column `{name}`: redo it")
         return rows if columns is None else rows.select(list(columns))
+
+    def _open(self, manifest: Mapping[str, Any], columns: list[str] | None = None) -> pa.Table:
+        """The rows of a part as they were committed."""
+        with self.files.fs.open_input_file(self.files.full(f"{self.path}/{manifest['file']}")) as f:
+            return from_disk(pq.ParquetFile(f).read(columns), manifest["widths"])
 
     def _apply_overlay(self, rows: pa.Table) -> pa.Table:
         data = self.files.read(f"{self.path}/_overlay.parquet")
@@ -255,6 +269,14 @@ class Dataset:
                 at = rows.column_names.index(name)
                 rows = rows.set_column(at, name, pc.if_else(pc.is_valid(where), fresh, rows[name]))
         return rows
+
+
+def _as_made(schema: pa.Schema) -> pa.Schema:
+    """The schema that these rows had before Parquet, which has its own name for what is in a list."""
+    fixed = pa.types.is_fixed_size_list
+    return pa.schema(
+        (f.name, pa.list_(f.type.value_type, f.type.list_size) if fixed(f.type) else f.type) for f in schema
+    )
 
 
 def _leaves(schema: pa.Schema) -> list[str]:

@@ -108,7 +108,8 @@ def mutated() -> dict[str, bytes]:
         exif[0x0112] = orientation
         found[f"turned{orientation}"] = encoded(image.transpose(UNDO[orientation]), "JPEG", quality=95, exif=exif)
     for n in range(5):
-        found[f"grey{n}"] = encoded(image.convert("L"), ("JPEG", "PNG", "WEBP", "GIF", "JPEG")[n])
+        kind = ("JPEG", "PNG", "WEBP", "GIF", "JPEG")[n]
+        found[f"grey{n}"] = encoded(image.convert("L"), kind, quality=70 + 5 * n)  # no two of the same bytes
     return found
 
 
@@ -150,9 +151,9 @@ def test_a_poison_photo_costs_its_own_row(tmp_path: Path, red: None) -> None:
 
 
 def test_a_detector_that_fails_on_every_photo_is_no_poison(tmp_path: Path, red: None) -> None:
-    black = encoded(Image.new("RGB", (64, 48)), "PNG")
+    one, other = (encoded(Image.new("RGB", (64, side)), "PNG") for side in (48, 50))
     with pytest.raises(RuntimeError, match="fails on every photo of p: poison: ArithmeticError"):
-        look(tmp_path, {"a": black, "b": black})
+        look(tmp_path, {"a": one, "b": other})
 
 
 def test_rows_do_not_depend_on_how_photos_were_batched(tmp_path: Path, red: None) -> None:

@@ -1,0 +1,118 @@
+"""The fused stream against the stages one after the other: the same tables, whoever begins and whoever finishes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from streaming import World, same, serve, world_below
+
+from pipelines import plan_shards
+from pipelines.stream import stage_resources
+from tables import Dataset, InputError, Lake
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("world")
+    with pytest.MonkeyPatch.context() as patch, serve(folder) as origin:
+        patch.setattr(plan_shards, "SHARD_ROWS", 16)  # several shards of several parts each
+        yield world_below(folder, origin)
+
+
+@pytest.fixture(scope="module")
+def staged(world: World, tmp_path_factory: pytest.TempPathFactory, ray_local: SimpleNamespace) -> Any:
+    return world.staged(Lake(str(tmp_path_factory.mktemp("staged") / "lake")), ray_local)
+
+
+@pytest.fixture(scope="module")
+def streamed(world: World, tmp_path_factory: pytest.TempPathFactory, ray_local: SimpleNamespace) -> Any:
+    return world.streamed(Lake(str(tmp_path_factory.mktemp("streamed") / "lake")), ray_local)
+
+
+@pytest.mark.ray
+def test_streamed_is_staged_row_for_row(staged: Any, streamed: Any) -> None:
+    same(staged, streamed)
+    photos, instances, pseudo = streamed
+    assert len(photos.parts()) >= 8
+    assert photos.parts() == instances.parts() == pseudo.parts()
+    rows = instances.read()
+    # It had to tell equal photos apart afterwards: the rows of some were made, and went.
+    done = [d.finished()["summary"] for d in streamed]
+    assert done[0]["duplicates"] == 8
+    assert 0 < done[1]["copies"] <= 16
+    assert done[1]["near_duplicates"] == staged[1].finished()["summary"]["near_duplicates"] >= 4
+    assert done[1]["units"] == done[2]["units"] == len(photos.parts())
+    assert len(pseudo.read(["instance_id"])) < len(rows)
+
+
+@pytest.mark.ray
+def test_how_the_stages_went_is_kept(streamed: Any) -> None:
+    pseudo = streamed[2]
+    kept = pseudo.files.read_json(f"{pseudo.path}/_stream.json")
+    assert kept["tables"] == ["photos", "instances", "pseudo_labels"]
+    assert kept["moments"][0][1:] == [0, 0, 0]
+    assert kept["moments"][-1][1:] == [64, 64, 64]
+    assert len(kept["rows_per_s"]) == 3
+    assert min(kept["rows_per_s"]) > 0
+    assert all(0 <= n <= 64 for n in kept["most_waiting"])
+
+
+def interrupted(whole: tuple[Dataset, ...], folder: Path) -> Lake:
+    """A copy of a lake as a kill might leave it: parts of every table missing, no stage finished."""
+    shutil.copytree(whole[0].files.uri, folder)
+    for step, dataset in enumerate(whole):
+        manifests = folder / dataset.path / "_manifests"
+        for i, path in enumerate(sorted(manifests.iterdir())):
+            if i % 4 <= step:  # what the first table lacks the others lack too
+                path.unlink()
+        for name in ("_finished.json", "_overlay.parquet"):
+            (folder / dataset.path / name).unlink(missing_ok=True)
+    return Lake(str(folder))
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("how", ["staged", "streamed"])
+def test_either_way_finishes_what_the_other_began(
+    world: World, how: str, request: pytest.FixtureRequest, tmp_path: Path, ray_local: SimpleNamespace
+) -> None:
+    whole = request.getfixturevalue({"staged": "streamed", "streamed": "staged"}[how])
+    lake = interrupted(whole, tmp_path / "lake")
+    before = {d.table: d.manifests() for d in whole}
+    asked = sum(world.origin.requests.values())
+    made = getattr(world, how)(lake, ray_local)
+    same(whole, made)
+    photos, instances, _ = made
+    kept = [p for p, m in instances.manifests().items() if m["file"] == before["instances"][p]["file"]]
+    assert len(kept) >= len(instances.parts()) // 2 - 1  # what is committed is not done again
+    assert sum(world.origin.requests.values()) - asked <= 8 * -(-len(photos.parts()) // 4) + 8
+
+
+@pytest.mark.ray
+def test_a_finished_stream_writes_nothing(world: World, streamed: Any, ray_local: SimpleNamespace) -> None:
+    def files() -> dict[str, int]:
+        return {str(p): p.stat().st_mtime_ns for p in Path(streamed[0].files.uri).rglob("*") if p.is_file()}
+
+    before = files()
+    world.streamed(Lake(streamed[0].files.uri), ray_local)
+    assert files() == before
+
+
+def test_resources_of_a_stage_are_checked_by_its_name() -> None:
+    train = {"workers": 1, "cpus": 0.1, "gpus": 0, "threads": 1, "max_failures": 0}
+    shared = {"address": None, "actors": 2, "cpus": 1, "gpus": 0, "threads": 1, "failure_budget": 0.0, "train": train}
+    own: dict[str, Any] = {"crawl": {"actors": 1}, "detect": {"gpus": 0.25}, "keypoints": None}
+    made = stage_resources(shared, own)
+    assert (made["crawl"].actors, made["detect"].gpus, made["keypoints"].actors) == (1, 0.25, 2)
+    for change, argument in [
+        ({"detect": {"gpus": 1.5}}, "stages.detect.gpus"),
+        ({"keypoints": {"actor": 1}}, "stages.keypoints.actor"),
+        ({"select": {}}, "stages.select"),
+    ]:
+        with pytest.raises(InputError) as caught:
+            stage_resources(shared, own | change)
+        assert caught.value.argument == argument
