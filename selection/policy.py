@@ -22,7 +22,8 @@ def select(table: pa.Table, criterion: str, top_n: int, **policy: Any) -> pa.Tab
 
     Args:
         table: `pseudo_labels` joined with `instances.bbox`; only `instance_id` and the columns of the criterion and
-            of the rules asked for are needed, and a missing `round` means 0.
+            of the rules asked for are needed, and a missing `round` means 0. Where there is a column `leak_of`
+            (`selection.leaks`), rows with one are never selected.
         policy: the criterion's parameters (`selection.score`) and `Rules` that go with any criterion: `gate`,
             `per_view`, `per_user`.
 
@@ -60,8 +61,8 @@ def scored(table: pa.Table, criterion: str, **policy: Any) -> pa.Table:
     """What ranking needs and no more, so that rows may be scored part by part.
 
     Returns:
-        `instance_id, round, has_box, has_joints`, the score (of a fusion: one of each of its criteria, by name) and
-        the groups that quotas count.
+        `instance_id, round, has_box, has_joints`, the score (of a fusion: one of each of its criteria, by name), the
+        groups that quotas count, and `leak_of` where the table has it.
     """
     rules, params = Rules.split(policy)
     if "round" in table.column_names:
@@ -70,6 +71,8 @@ def scored(table: pa.Table, criterion: str, **policy: Any) -> pa.Table:
         rounds = pc.fill_null(pa.nulls(len(table), pa.int32()), 0)
     columns = {"instance_id": table["instance_id"].cast(pa.string()), "round": rounds, "has_box": has_box(table)}
     columns |= {"has_joints": np.ones(len(table), bool), **groups(table, rules)}
+    if "leak_of" in table.column_names:
+        columns["leak_of"] = table["leak_of"]
     if rules.gate is not None:
         keep = passing(table, rules.gate)
         columns["has_joints"] = keep.mean(axis=1) >= MIN_SHARE
@@ -95,6 +98,8 @@ def in_order(rows: pa.Table, criterion: str) -> pa.Table:
     """The rows of `fused` by round, score (best first) and id, with `cost` and `usable`."""
     value = rows["score"].to_numpy()
     usable = np.isfinite(value) & rows["has_box"].to_numpy() & rows["has_joints"].to_numpy()
+    if "leak_of" in rows.column_names:
+        usable &= pc.is_null(rows["leak_of"]).to_numpy()
     rows = rows.append_column("cost", pa.array(np.where(usable, costs(criterion, value), np.inf)))
     rows = rows.append_column("usable", pa.array(usable))
     return rows.take(pc.sort_indices(rows, sort_keys=[(k, "ascending") for k in ("round", "cost", "instance_id")]))
@@ -149,4 +154,8 @@ def _unusable(rows: pa.Table) -> pa.Array:
     good = (np.isfinite(rows["score"].to_numpy()), rows["has_box"].to_numpy(), rows["has_joints"].to_numpy())
     known = ["; ".join(w for bit, w in enumerate(why) if code >> bit & 1) for code in range(1 << len(why))]
     codes = sum(((~g).astype(np.int64) << bit for bit, g in enumerate(good)), np.zeros(len(rows), np.int64))
-    return pa.array(known).take(pa.array(codes))
+    text = pa.array(known).take(pa.array(codes))
+    if "leak_of" not in rows.column_names:
+        return text
+    leak = rows["leak_of"].combine_chunks()
+    return pc.if_else(pc.is_null(leak), text, _join("leak: looks like the evaluation photo ", pc.fill_null(leak, "")))

@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selection.criteria import CRITERIA
+from selection.leaks import evaluation_photos, leaks
 from selection.policy import check, rank, scored
 from selection.quota import Rules
-from tables import KEYS, Dataset, InputError, Lake, schema, unique_rows
+from tables import KEYS, Dataset, InputError, Lake, fingerprint, schema, unique_rows
 
 
 def select_round(
@@ -29,6 +30,8 @@ def select_round(
     **policy: Any,
 ) -> Dataset:
     """Rank one round's pseudo-labels and commit the selection; done already means nothing to do.
+
+    Animals of photos that look like one of the val or test split are never selected: the reason names that photo.
 
     Args:
         pseudo: committed `pseudo_labels`; rows of other rounds are left out, a null round is 0.
@@ -50,6 +53,9 @@ def select_round(
     identity = {"criterion": criterion, "top_n": top_n, "round": round, "params": params, "input": state}
     if rules.given():
         identity["rules"] = rules.given()
+    held = evaluation_photos(lake, pseudo.category)
+    if len(held):
+        identity["held"] = fingerprint(held.to_pydict())
     identity["pseudo_labels"] = pseudo.fingerprint  # what a training on this selection looks up
     output = lake.dataset("selections", pseudo.category, identity, slot=f"{criterion} round={round}")
     if output.is_finished(output.fingerprint):
@@ -58,7 +64,8 @@ def select_round(
     parts = pseudo.manifests()
     if not parts:
         raise InputError("pseudo_labels", pseudo.category, f"nothing is committed in {lake.uri}/{pseudo.path}")
-    beside = pa.concat_tables([s.read(["instance_id", "bbox", "photo_id"]) for s in sources])
+    beside = pa.concat_tables([s.read(["instance_id", "bbox", "photo_id", "dhash"]) for s in sources])
+    beside = beside.append_column("leak_of", leaks(beside, held))
     if truth is not None:
         beside = beside.append_column(
             "truth_keypoints", truth["truth_keypoints"].take(pc.index_in(beside["instance_id"], truth["instance_id"]))
@@ -77,7 +84,9 @@ def select_round(
     rows = rows.filter(pc.equal(rows["round"], round))
     kept = rank(rows, criterion, top_n, **policy)
     output.write("all", kept, schema("selections"))
-    output.finish(output.fingerprint, {"rows": len(kept), "selected": sum(kept["selected"].to_pylist())})
+    leaked = sum(reason.startswith("leak") for reason in kept["reason"].to_pylist())
+    summary = {"rows": len(kept), "selected": sum(kept["selected"].to_pylist()), "leaks": leaked}
+    output.finish(output.fingerprint, summary)
     return output
 
 

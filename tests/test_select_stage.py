@@ -82,7 +82,7 @@ def test_ranks_over_all_parts_and_commits_one_dataset(tmp_path: Path) -> None:
     assert [r["score"] for r in rows] == [4.0 * e for e in range(12)]
     assert [r["selected"] for r in rows] == [True] * 5 + [False] * 7
     assert rows[4]["reason"] == "rank 5 of 12 <= top_n 5"
-    assert (output.finished() or {})["summary"] == {"rows": 12, "selected": 5}
+    assert (output.finished() or {})["summary"] == {"rows": 12, "selected": 5, "leaks": 0}
     assert [d.fingerprint for d in lake.datasets("selections", "deer")] == [output.fingerprint]
     assert output.identity["pseudo_labels"] == labels.fingerprint
 

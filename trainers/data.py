@@ -17,7 +17,7 @@ import torch
 from models.crops import SEEN, stored_pixels, to_frame, window
 from models.photo import decode_photo
 from selection import gated, passing
-from tables import Dataset, Lake, join_rows, schema, to_numpy, unique_rows
+from tables import Dataset, Lake, join_rows, schema, splits, to_numpy, unique_rows
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def instances_from(rows: pa.Table, image_size: int) -> Instances:
 def label_table(lake: Lake, category: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Labels of all sources joined with their instances, sorted by id: every column, or the chosen ones of both.
 
-    Where no source names a `val` split, every fifth training instance by id hash is held out as `val`.
+    The split is that of `tables.splits`.
 
     Raises:
         InputError: the lake has no labels of the category.
@@ -107,12 +107,7 @@ def label_table(lake: Lake, category: str, columns: Sequence[str] | None = None)
         rows = join_rows(labels.read(), made.read(_of("instances", columns)), "instance_id")
         both.append(rows if columns is None else rows.select(list(columns)))
     rows = unique_rows(pa.concat_tables(both), ["instance_id"]).combine_chunks()
-    splits = rows["split"].to_pylist()
-    if "val" not in splits:
-        fifth = [int(hashlib.sha256(i.encode()).hexdigest(), 16) % 5 == 0 for i in rows["instance_id"].to_pylist()]
-        splits = ["val" if s == "train" and f else s for s, f in zip(splits, fifth, strict=True)]
-        rows = rows.set_column(rows.column_names.index("split"), "split", pa.array(splits))
-    return rows
+    return rows.set_column(rows.column_names.index("split"), "split", pa.array(splits(rows), pa.string()))
 
 
 def _of(table: str, columns: Sequence[str] | None) -> list[str] | None:
