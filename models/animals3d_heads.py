@@ -11,8 +11,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.camera import axis_angle_to_quat, quat_multiply
+from models.animals3d import AXES
+from models.camera import axis_angle_to_quat, matrix_to_quat, quat_multiply
 
+FROM_OURS = matrix_to_quat(torch.from_numpy(AXES.T).float())  # our template's axes -> the reference's
 EULER_RANGE = (30.0, 60.0, 60.0)  # degrees of azimuth, elevation and cyclo-rotation about each camera's own start
 
 
@@ -53,9 +55,11 @@ class Animals3dHeads(nn.Module):
         self.angle = Grouped(hypotheses * parts, features, 2)
         with torch.no_grad():
             self.angle.bias[:, 0] = 1.0
-        # From the front, and on by 45 degrees each. (The reference writes these quaternions with four digits.)
+        # From the front, and on by 45 degrees each: in the reference's axes the first is a turn of 90 degrees about x.
+        # (It writes these quaternions with four digits.)
         x, y = torch.eye(3)[:2]
-        starts = [axis_angle_to_quat(x, torch.tensor(math.pi / 2))]
+        front = quat_multiply(axis_angle_to_quat(x, torch.tensor(math.pi / 2)), FROM_OURS)
+        starts = [front]
         for _ in range(1, hypotheses):
             starts.append(quat_multiply(axis_angle_to_quat(y, torch.tensor(math.pi / 4)), starts[-1]))
         self.register_buffer("starts", torch.stack(starts), persistent=False)

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from models.acsm import ACSM
 from models.animals3d import AXES, read_animals3d
-from models.camera import matrix_to_quat, quat_multiply
+from models.animals3d_heads import FROM_OURS
+from models.camera import quat_multiply
 from models.heatmap import PoseNet
 from models.resnet import BLOCKS
 from tables import InputError
@@ -32,20 +33,21 @@ _PLAIN = {
     "img_encoder.enc_fc.0.0.": "encode.0.",
     "img_encoder.enc_fc.1.0.": "encode.2.",
 }
-# Our grouped layers by the reference's separate ones. What it never uses (part scales and shifts) is left behind.
+# Our grouped layers by the reference's separate ones, a `{camera}` (`{turns}`) being one of them in a multiplex. What
+# it never uses (part scales and shifts, a multiplex' first layer of probabilities) is left behind.
 _HEADS = "cam_predictor"
-_PART = "transform_predictor.part_transforms_pred.{part}"
+_PART = "{turns}.part_transforms_pred.{part}"
 _GROUPED = {
     "fc.0": "fc.0.0",
     "fc.2": "fc.1.0",
-    "camera_fc.0": "camera_predictor.fc_layer.0.0",
-    "camera_fc.2": "camera_predictor.fc_layer.1.0",
-    "rotation": "camera_predictor.quat_predictor.pred_layer",
-    "prob": "camera_predictor.prob_predictor",
-    "scale": "camera_predictor.scale_predictor.pred_layer",
-    "shift": "camera_predictor.trans_predictor.pred_layer",
-    "parts_fc.0": "transform_predictor.fc.0.0",
-    "parts_fc.2": "transform_predictor.fc.1.0",
+    "camera_fc.0": "{camera}.fc_layer.0.0",
+    "camera_fc.2": "{camera}.fc_layer.1.0",
+    "rotation": "{camera}.quat_predictor.pred_layer",
+    "prob": "{camera}.prob_predictor",
+    "scale": "{camera}.scale_predictor.pred_layer",
+    "shift": "{camera}.trans_predictor.pred_layer",
+    "parts_fc.0": "{turns}.fc.0.0",
+    "parts_fc.2": "{turns}.fc.1.0",
     "part_fc.0": f"{_PART}.fc_layer.0.0",
     "part_fc.2": f"{_PART}.fc_layer.1.0",
     "angle": f"{_PART}.quat_predictor.pred_layer",
@@ -137,24 +139,31 @@ def depth_of(state: Mapping[str, Any], prefix: str = "") -> int:
 
 
 def acsm_from_reference(state: Mapping[str, Tensor], folder: str) -> ACSM:
-    """An ACSM with the tensors of the reference's single-camera network, in our axes.
+    """An ACSM with the tensors of the reference's network, of a single camera or a multiplex, in our axes.
 
     The template is turned by `AXES`, so a camera's rotation R becomes R AXES^-1: one fixed quaternion from the right,
-    which is linear and goes into the weights. Part axes turn along. Pivots and the order of rotations stay the
-    reference's (`compat: animals3d`).
+    which is linear and goes into the weights of a single camera; the cameras of a multiplex start in our axes. Part
+    axes turn along. Pivots and the order of rotations stay the reference's (`compat: animals3d`).
 
     Raises:
         InputError: the template cannot be read.
         ValueError, KeyError, RuntimeError: the tensors are not those of the reference, or of another template.
     """
-    if "cam_predictor.prob_predictor.weight" in state:
-        raise ValueError("a camera multiplex; the weights that animals3d gives away have one camera")
+    cameras = len(state.get(f"{_HEADS}.prob_predictor.weight", [None]))
     template, order, rigid_root = read_animals3d(folder, compat="animals3d")
     squeezed, _, _, _ = state["img_encoder.enc_conv1.0.weight"].shape
     features, flat = state["img_encoder.enc_fc.0.0.weight"].shape
     width = len(state["img_encoder.resnet_conv.resnet.conv1.weight"])
     size = 64 * math.isqrt(flat // squeezed)
-    net = ACSM(template, width=width, image_size=size, features=features, compat="animals3d")
+    net = ACSM(template, cameras, width=width, image_size=size, features=features, compat="animals3d")
+    one = [{"camera": "camera_predictor", "turns": "transform_predictor"}]
+    many = [{"camera": f"camera_predictor.{h}", "turns": f"transform_predictors.{h}"} for h in range(cameras)]
+    heads = one if cameras == 1 else many
+
+    def layers(pattern: str) -> list[str]:
+        """The reference's layers that one of ours holds: of every camera, and of its parts in our order."""
+        names = [pattern.format(**h, part=part) for h in heads for part in order]
+        return [f"{_HEADS}.{name}" for name in dict.fromkeys(names)]
 
     ours = {}
     for name, tensor in state.items():
@@ -162,16 +171,16 @@ def acsm_from_reference(state: Mapping[str, Tensor], folder: str) -> ACSM:
             if name.startswith(theirs) and not name.startswith(_CLASSIFIER):
                 ours[here + name.removeprefix(theirs)] = tensor
     for here, theirs in _GROUPED.items():
-        layers = [theirs.format(part=part) for part in order] if "{part}" in theirs else [theirs]
         for kind in ("weight", "bias"):
-            ours[f"heads.{here}.{kind}"] = torch.stack([state[f"{_HEADS}.{layer}.{kind}"] for layer in layers])
-    back = matrix_to_quat(torch.from_numpy(AXES.T).float())
-    weight, bias = ours["heads.rotation.weight"], ours["heads.rotation.bias"]  # [1,4,F], [1,4]
-    ours["heads.rotation.weight"] = quat_multiply(weight.transpose(1, 2), back.expand(1, features, 4)).transpose(1, 2)
-    ours["heads.rotation.bias"] = quat_multiply(bias, back.expand(1, 4))
-    axes = torch.stack([state[f"{_HEADS}.{_PART.format(part=part)}.quat_predictor.axis"] for part in order])
+            ours[f"heads.{here}.{kind}"] = torch.stack([state[f"{layer}.{kind}"] for layer in layers(theirs)])
+    if cameras == 1:
+        weight, bias = ours["heads.rotation.weight"], ours["heads.rotation.bias"]  # [1,4,F], [1,4]
+        turned = quat_multiply(weight.transpose(1, 2), FROM_OURS.expand(1, features, 4))
+        ours["heads.rotation.weight"] = turned.transpose(1, 2)
+        ours["heads.rotation.bias"] = quat_multiply(bias, FROM_OURS.expand(1, 4))
+    axes = torch.stack([state[layer] for layer in layers(f"{_PART}.quat_predictor.axis")])
     if rigid_root:
-        axes[0] = 0  # a turn about no axis is none
+        axes[:: len(order)] = 0  # a turn about no axis is none
     ours["axes"] = (axes @ torch.from_numpy(AXES.T).float()).view_as(net.axes)
     net.load_state_dict(ours)
     return net

@@ -23,6 +23,8 @@ from models.raster import rasterize
 from models.sphere import from_uv, sphere_map, surface_points, to_uv
 from sandbox.animal import animal
 
+FROM_OURS = oracle.turn_about([1, 0, 0], math.pi / 2)  # our template's axes (Y up) -> those of METHOD 6.2 (Z up)
+
 B, H, K, P = 2, 3, 5, 6
 PARENTS = (-1, 0, 1, 2, 0, 0)
 SIZE = 10
@@ -89,7 +91,7 @@ def test_the_multiplex_of_animals3d(rng):
     got = quat_multiply(euler_to_quat(shares), net.heads.starts.double().expand(B, H, 4))
     for b in range(B):
         for h in range(H):
-            same(got[b, h], oracle.multiplex(features[b, h], h))
+            same(got[b, h], oracle.multiply(oracle.multiplex(features[b, h], h), FROM_OURS))
     before = net.eval()(torch.ones(1, 3, 64, 64))
     with torch.no_grad():
         net.heads.rotation.weight.add_(1.0)  # the layer that nobody asks
@@ -242,7 +244,7 @@ def test_the_heads_of_animals3d(hypotheses):
         for h in range(hypotheses):
             c = stack("camera_fc", h, f)
             q = linear("rotation", h, c)
-            q = q / np.linalg.norm(q) if hypotheses == 1 else oracle.multiplex(c, h)
+            q = q / np.linalg.norm(q) if hypotheses == 1 else oracle.multiply(oracle.multiplex(c, h), FROM_OURS)
             wanted = [1 + 0.05 * linear("scale", h, c)[0], *linear("shift", h, c), *q]
             same(camera[b, h], wanted)
             logits.append(linear("prob", h, c)[0])

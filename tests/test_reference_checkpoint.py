@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import oracle
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -118,8 +119,8 @@ def test_other_files_of_torch_are_refused(tmp_path: Path, state: Any, message: s
 # -- ACSM -----------------------------------------------------------------------------------------------------------
 
 
-def acsm_state(image_size: int, seed: int = 0, parts: int = len(PARTS)) -> dict[str, Tensor]:
-    """A state dict with the names of METHOD 6.1 and random numbers, of a narrow network."""
+def acsm_state(image_size: int, seed: int = 0, parts: int = len(PARTS), cameras: int = 1) -> dict[str, Tensor]:
+    """A state dict with the names of METHOD 6.1 and random numbers, of a narrow network; of the multiplex above 1."""
     g = torch.Generator().manual_seed(seed)
     state = {}
 
@@ -138,23 +139,33 @@ def acsm_state(image_size: int, seed: int = 0, parts: int = len(PARTS)) -> dict[
     state.update({f"img_encoder.enc_conv1.{k}": v for k, v in spread(conv, seed).items()})
     stack("img_encoder.enc_fc", 4 * WIDTH * (image_size // 64) ** 2)
     stack("cam_predictor.fc", FEATURES)
-    one = "cam_predictor.camera_predictor"
-    stack(f"{one}.fc_layer", FEATURES)
-    for name, outputs in (("quat_predictor.pred_layer", 4), ("prob_predictor", 1), ("scale_predictor.pred_layer", 1),
-                          ("trans_predictor.pred_layer", 2)):  # fmt: skip
-        linear(f"{one}.{name}", FEATURES, outputs)
-    both = "cam_predictor.transform_predictor"
-    stack(f"{both}.fc", FEATURES)
-    for k in range(parts):
-        each = f"{both}.part_transforms_pred.{k}"
-        stack(f"{each}.fc_layer", FEATURES)
-        linear(f"{each}.quat_predictor.pred_layer", FEATURES, 2)
-        state[f"{each}.quat_predictor.axis"] = nn.functional.normalize(torch.randn(3, generator=g), dim=0)
-        for name, outputs in (("prob_predictor", 1), ("scale_predictor.pred_layer", 1),
-                              ("trans_predictor.pred_layer", 3)):  # fmt: skip
-            linear(f"{each}.{name}", FEATURES, outputs)
+    for one, both in heads_of(cameras):
+        stack(f"{one}.fc_layer", FEATURES)
+        turn = 4 if cameras == 1 else 3
+        for name, outputs in (("quat_predictor.pred_layer", turn), ("prob_predictor", 1),
+                              ("scale_predictor.pred_layer", 1), ("trans_predictor.pred_layer", 2)):  # fmt: skip
+            linear(f"{one}.{name}", FEATURES, outputs)
+        stack(f"{both}.fc", FEATURES)
+        for k in range(parts):
+            each = f"{both}.part_transforms_pred.{k}"
+            stack(f"{each}.fc_layer", FEATURES)
+            linear(f"{each}.quat_predictor.pred_layer", FEATURES, 2)
+            state[f"{each}.quat_predictor.axis"] = nn.functional.normalize(torch.randn(3, generator=g), dim=0)
+            for name, outputs in (("prob_predictor", 1), ("scale_predictor.pred_layer", 1),
+                                  ("trans_predictor.pred_layer", 3)):  # fmt: skip
+                linear(f"{each}.{name}", FEATURES, outputs)
+    if cameras > 1:
+        linear("cam_predictor.prob_predictor", FEATURES, cameras)
     state["part_membership.membership"] = torch.zeros(40, parts)
     return state
+
+
+def heads_of(cameras: int) -> list[tuple[str, str]]:
+    """Names of the camera and of the part predictor of each camera (animals3d camera.py)."""
+    if cameras == 1:
+        return [("cam_predictor.camera_predictor", "cam_predictor.transform_predictor")]
+    each = [("camera_predictor", "transform_predictors")] * cameras
+    return [(f"cam_predictor.{one}.{h}", f"cam_predictor.{both}.{h}") for h, (one, both) in enumerate(each)]
 
 
 def turned(points: np.ndarray, w: float, xyz: np.ndarray) -> np.ndarray:
@@ -163,8 +174,11 @@ def turned(points: np.ndarray, w: float, xyz: np.ndarray) -> np.ndarray:
     return points + 2 * np.cross(xyz, cross)
 
 
-def by_the_reference(state: dict[str, Tensor], image: Tensor, folder: Path, still: tuple[int, ...] = ()) -> np.ndarray:
-    """Vertices [V,3] in the image of one image, as METHOD 6.1 to 6.3 has them, part by part in its own axes."""
+def by_the_reference(
+    state: dict[str, Tensor], image: Tensor, folder: Path, still: tuple[int, ...] = (), camera: int = 0, of: int = 1
+) -> tuple[np.ndarray, float]:
+    """Vertices [V,3] in the image of one image by a camera, as METHOD 6.1 to 6.3 has them, part by part in its own
+    axes, and the logit of the camera's probability."""
     trunk = ResNet(18, WIDTH).eval()
     head = "img_encoder.resnet_conv.resnet."
     inside = {k.removeprefix(head): v for k, v in state.items() if k.startswith(head) and ".fc." not in k}
@@ -185,15 +199,17 @@ def by_the_reference(state: dict[str, Tensor], image: Tensor, folder: Path, stil
         return x
 
     features = stack("cam_predictor.fc", stack("img_encoder.enc_fc", flat))
-    one = stack("cam_predictor.camera_predictor.fc_layer", features)
-    quaternion = linear("cam_predictor.camera_predictor.quat_predictor.pred_layer", one)
-    quaternion /= np.linalg.norm(quaternion)
-    scale = 0.05 * linear("cam_predictor.camera_predictor.scale_predictor.pred_layer", one) + 1
-    shift = linear("cam_predictor.camera_predictor.trans_predictor.pred_layer", one)
-    both = stack("cam_predictor.transform_predictor.fc", features)
+    eye, limbs = heads_of(of)[camera]
+    one = stack(f"{eye}.fc_layer", features)
+    quaternion = linear(f"{eye}.quat_predictor.pred_layer", one)
+    quaternion = quaternion / np.linalg.norm(quaternion) if of == 1 else oracle.multiplex(one, camera)
+    scale = 0.05 * linear(f"{eye}.scale_predictor.pred_layer", one) + 1
+    shift = linear(f"{eye}.trans_predictor.pred_layer", one)
+    logit = linear(f"{eye}.prob_predictor", one)[0]
+    both = stack(f"{limbs}.fc", features)
     moves = []
     for k in range(len(PARTS)):
-        each = f"cam_predictor.transform_predictor.part_transforms_pred.{k}"
+        each = f"{limbs}.part_transforms_pred.{k}"
         c, s = linear(f"{each}.quat_predictor.pred_layer", stack(f"{each}.fc_layer", both))
         half = 0.0 if k in still else np.arctan2(s, c) / 2
         pivot = np.zeros(3) if k == 0 else np.array(PARTS[k][2], float)
@@ -216,7 +232,7 @@ def by_the_reference(state: dict[str, Tensor], image: Tensor, folder: Path, stil
             own = move(own, above)
         posed += alpha[:, k : k + 1] * own
     seen = scale * turned(posed, quaternion[0], quaternion[1:])
-    return seen + np.array([*shift, 0])
+    return seen + np.array([*shift, 0]), logit
 
 
 @pytest.mark.parametrize("inactive", [(), ("neck",), ("body",)])
@@ -234,7 +250,7 @@ def test_acsm(tmp_path: Path, size: int, inactive: tuple[str, ...]) -> None:
     assert out.vertices.shape == (2, 1, 40, 3)
     still = tuple(i for i, (name, *_) in enumerate(PARTS) if name in inactive)
     for i, image in enumerate(images):
-        expected = by_the_reference(state, image, folder, still)
+        expected, _ = by_the_reference(state, image, folder, still)
         np.testing.assert_allclose(out.vertices[i, 0].numpy(), expected, atol=2e-5)
         np.testing.assert_allclose(out.keypoints[i, 0].numpy(), expected[:32:2, :2], atol=2e-5)
     assert out.prob.tolist() == [[1], [1]]
@@ -246,6 +262,29 @@ def test_acsm(tmp_path: Path, size: int, inactive: tuple[str, ...]) -> None:
     torch.testing.assert_close(again.vertices, out.vertices, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("inactive", [(), ("body",)])
+def test_the_multiplex(tmp_path: Path, inactive: tuple[str, ...]) -> None:
+    cameras = 3
+    folder = reference_folder(tmp_path, active=dict.fromkeys(inactive, "False"))
+    state, path = acsm_state(64, cameras=cameras), tmp_path / "horse.pth"
+    torch.save(state, path)
+    net: Any = load_checkpoint(str(path), animals3d=str(folder))
+    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        out = net(image)
+    still = tuple(i for i, (name, *_) in enumerate(PARTS) if name in inactive)
+    logits = []
+    for h in range(cameras):
+        expected, logit = by_the_reference(state, image[0], folder, still, h, cameras)
+        np.testing.assert_allclose(out.vertices[0, h].numpy(), expected, atol=2e-5)
+        logits.append(logit)
+    np.testing.assert_allclose(out.prob[0].numpy(), np.exp(logits) / np.exp(logits).sum(), atol=1e-5)
+    ours = tmp_path / "horse.safetensors"
+    ours.write_bytes(checkpoint_bytes(net))
+    with torch.inference_mode():
+        assert torch.equal(load_checkpoint(str(ours))(image).vertices, out.vertices)
+
+
 def test_acsm_of_another_template_is_refused(tmp_path: Path) -> None:
     folder, path = reference_folder(tmp_path), tmp_path / "cow.pth"
     torch.save(acsm_state(64, parts=3), path)
@@ -254,7 +293,7 @@ def test_acsm_of_another_template_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"folder=.*no such file"):
         load_checkpoint(str(path), animals3d=str(tmp_path))
     torch.save(acsm_state(64) | {"cam_predictor.prob_predictor.weight": torch.zeros(8, 4)}, path)
-    with pytest.raises(InputError, match="multiplex"):
+    with pytest.raises(InputError, match=r"not a readable network.*camera_predictor\.0"):
         load_checkpoint(str(path), animals3d=str(folder))
 
 
