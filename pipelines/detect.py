@@ -74,11 +74,12 @@ def detect(
     state = photos.state()
     if not instances.is_finished(state):
         from pipelines.detect_worker import DetectWorker
-        from pipelines.stage import parts_as_units, run_stage
+        from pipelines.stage import parts_as_units, parts_at_once, run_stage
 
         check_model(category, model, rules, detector)
         forget_outdated(instances, photos)
-        totals = run_stage(instances, parts_as_units(photos), DetectWorker, args, resources, state, finish=False)
+        units, at_once = parts_as_units(photos), parts_at_once(resources)
+        totals = run_stage(instances, units, DetectWorker, args, resources, state, finish=False, at_once=at_once)
         close(instances, photos, rules, totals)
     return instances
 

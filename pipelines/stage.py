@@ -23,6 +23,8 @@ from trainers.cluster import connect
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+ON_GPU = 3  # parts in work in one actor on a GPU: one is computed while others are read, decoded and committed
+
 
 class Worker(Protocol):
     """Lives as long as its actor: loads models once, then does one unit a call.
@@ -100,6 +102,11 @@ def run_stage(
     if finish and not output.is_finished(input_state):
         output.finish(input_state, totals)
     return totals
+
+
+def parts_at_once(resources: Any) -> int:
+    """How many parts an actor with a network is to have in work: so its CPUs decode while its GPU computes."""
+    return ON_GPU if resources.gpus else 1
 
 
 def check_lost(name: str, errors: list[str], units: int, resources: Any) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from pipelines.stage import Actor, check_lost, connect, parts_as_units, run_stage, through
+from pipelines.stage import Actor, check_lost, connect, parts_as_units, parts_at_once, run_stage, through
 from tables import Dataset, InputError, Lake
 from trainers.app import command
 from trainers.cluster import check_resources
@@ -167,7 +167,8 @@ class _Flow:
                 known = {**crawling, "known": frozenset(waiting)}
                 flow = through(flow, _Crawling, known, self.stages["crawl"], at_once, len(rows))
             for (name, (factory, args)), table in zip(self.workers.items(), self.tables[1:], strict=True):
-                flow = through(flow, _Next, {"factory": factory, "args": args, "table": table}, self.stages[name])
+                resources, then = self.stages[name], {"factory": factory, "args": args, "table": table}
+                flow = through(flow, _Next, then, resources, parts_at_once(resources))
             lost = []
             total = wanted or sum(m["rows"] for m in photos.manifests().values())
             for row in show(iter(flow.iter_rows()), self.tables, total):
@@ -194,7 +195,9 @@ class _Flow:
         """Do the parts that the flow left; the counts of the flow and of this."""
         factory, args = self.workers[stage]
         units = parts_as_units(source)
-        rest = run_stage(made, units, factory, args, self.stages[stage], source.state(), finish=False)
+        resources, state = self.stages[stage], source.state()
+        at_once = parts_at_once(resources)
+        rest = run_stage(made, units, factory, args, resources, state, finish=False, at_once=at_once)
         rest["units_skipped"] -= self.counts[made.table]["units"]
         rest.update(self.counts[made.table])
         return rest

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
+from itertools import repeat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -73,8 +75,8 @@ class World(NamedTuple):
         stages = dict.fromkeys(("crawl", "detect", "keypoints"), alone)
         return stream(lake, CATEGORY, self.source(), FETCH, detector, self.models, 1, stages)
 
-    def by_hand(self, lake: Lake) -> tuple[Dataset, Dataset, Dataset]:
-        """What the stages do, in this process."""
+    def by_hand(self, lake: Lake, each: Callable[..., Any] = map) -> tuple[Dataset, Dataset, Dataset]:
+        """What the stages do, in this process; `each` calls a worker for every part."""
         options, limits = check_source(self.source(), CATEGORY), FetchOptions.from_config(FETCH)
         photos = open_dataset(lake, CATEGORY, options, limits.identity())
         plan = make_plan(photos, options, None)
@@ -86,13 +88,11 @@ class World(NamedTuple):
         photos.finish(fingerprint({"ids": plan.ids}))
         instances, args = detection.plan_detect(lake, CATEGORY, photos, self.detector, RULES)
         work = DetectWorker(**args)
-        for part in photos.parts():
-            work(part, None)
+        list(each(work, photos.parts(), repeat(None)))
         detection.close(instances, photos, RULES, Counter())
         pseudo, args = plan_infer(lake, CATEGORY, instances, self.models, 1)
         work = KeypointWorker(**args)
-        for part in instances.parts():
-            work(part, None)
+        list(each(work, instances.parts(), repeat(None)))
         pseudo.finish(instances.state())
         return photos, instances, pseudo
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from streaming import World, same, serve, world_below
 
 from pipelines import plan_shards
+from pipelines.stage import ON_GPU
 from pipelines.stream import stage_resources
 from tables import Dataset, InputError, Lake
 
@@ -100,6 +102,13 @@ def test_a_finished_stream_writes_nothing(world: World, streamed: Any, ray_local
     before = files()
     world.streamed(Lake(streamed[0].files.uri), ray_local)
     assert files() == before
+
+
+def test_parts_may_be_done_side_by_side(world: World, tmp_path: Path) -> None:
+    """As in an actor on a GPU: threads share its networks."""
+    one_by_one = world.by_hand(Lake(str(tmp_path / "one_by_one")))
+    with ThreadPoolExecutor(ON_GPU) as pool:
+        same(one_by_one, world.by_hand(Lake(str(tmp_path / "side_by_side")), pool.map))
 
 
 def test_resources_of_a_stage_are_checked_by_its_name() -> None:
