@@ -24,7 +24,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ from trainers.steps import ACSMTask, CropTask, PoseTask
 SIZE = 256
 SCHEDULE, SHORT = 70_000, 1_000  # steps of a whole training, and of one that is not compiled
 WARM = 30
+PARTS = ("short", "compiled", "scaling", "schedule")
 # The settings of conf/train/full.yaml.
 POSE_AUGMENT = {"rotate": 30, "zoom": 0.25, "shift": 0.0, "flip": 0.5, "colour": 0.2}
 ACSM_AUGMENT = {"rotate": 0, "zoom": 0.05, "shift": 0.025, "flip": 0.5, "colour": 0.2}
@@ -54,12 +55,13 @@ KEPT = {"lr": 1e-4, "clip": 1.0, "ema": 0.999}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="of the run on one GPU")
     parser.add_argument("--workers", action="store_true", help="under torchrun: one GPU against all")
     args = parser.parse_args()
     began = time.time()
     start = f"torchrun --nproc-per-node {os.environ['WORLD_SIZE']}" if args.workers else "python"
     found = {"command": f"{start} -m benchmarks.train_speed " + " ".join(sys.argv[1:]), **machine()}
-    for part in across_gpus() if args.workers else on_one_gpu():
+    for part in across_gpus() if args.workers else on_one_gpu(args.parts):
         found |= {**part, "seconds": round(time.time() - began)}
         if int(os.environ.get("RANK", 0)) == 0:
             Path(args.out).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -67,21 +69,24 @@ def main() -> None:
             sys.stdout.flush()
 
 
-def on_one_gpu() -> Iterator[dict[str, Any]]:
+def on_one_gpu(parts: Sequence[str]) -> Iterator[dict[str, Any]]:
     data, limits = photos(2048), ceilings()
     yield {"ceilings": limits}
     rows = []
-    for name, batch in (("acsm H=1", 12), ("acsm H=8", 12), ("pose", 32)):
-        for steps in (SHORT, SCHEDULE):
-            one = step_ms(make(name, data), batch, steps)
-            rows.append({"what": name, "batch": batch, "compiled": steps == SCHEDULE, **one})
-        rows[-1] |= floor(name, batch, limits)
-        yield {"steps": rows}
+    for name, batch in (("pose", 32), ("acsm H=1", 12), ("acsm H=8", 12)):
+        for part, steps in (("short", SHORT), ("compiled", SCHEDULE)):
+            if part in parts:
+                one = step_ms(make(name, data), batch, steps)
+                rows.append({"what": name, "batch": batch, "compiled": steps == SCHEDULE, **one})
+                rows[-1] |= floor(name, batch, limits)
+                yield {"steps": rows}
     scaling = []
-    for batch in (12, 32, 128, 256, 512):
+    for batch in (12, 32, 128, 256, 512) if "scaling" in parts else ():
         one = step_ms(make("acsm H=1", data), batch, SHORT)
         scaling.append({"batch": batch, **one, "images_per_s": round(1e3 * batch / one["ms"])})
-    yield {"scaling (acsm H=1, not compiled)": scaling}
+        yield {"scaling (acsm H=1, not compiled)": scaling}
+    if "schedule" not in parts:
+        return
     began, losses = time.time(), []
     fit(
         make("acsm H=1", data), Plan(steps=SCHEDULE, batch=12, **KEPT), device="cuda",

@@ -76,11 +76,27 @@ def sample(crops: torch.Tensor, matrix: torch.Tensor, size: int) -> torch.Tensor
         float [B,3,S,S], ImageNet-normalised; 0 outside the stored crop.
     """
     mean, scale = _colours(crops.device)
+    if crops.is_cuda:
+        return _sample(crops, matrix, size, mean, scale)
     # In bfloat16, which autocast would take for the grid, places are half a pixel off.
     with torch.autocast(crops.device.type, enabled=False):
         grid = torch.nn.functional.affine_grid(matrix, [len(crops), 3, size, size], align_corners=False)
         # Outside are zeros, which are the mean colour because the mean is taken off first.
         return torch.nn.functional.grid_sample(crops.permute(0, 3, 1, 2) - mean, grid, align_corners=False) / scale
+
+
+@torch.library.custom_op("wildshape::sample", mutates_args=())
+def _sample(
+    crops: torch.Tensor, matrix: torch.Tensor, size: int, mean: torch.Tensor, scale: torch.Tensor
+) -> torch.Tensor:
+    from models import sample_kernel  # Triton is where CUDA is
+
+    return sample_kernel.sample(crops, matrix, size, mean, scale)
+
+
+@_sample.register_fake
+def _(crops: torch.Tensor, matrix: torch.Tensor, size: int, mean: Any, scale: Any) -> torch.Tensor:
+    return crops.new_empty((len(crops), 3, size, size), dtype=torch.float32)
 
 
 @lru_cache(maxsize=16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ def predict_pose(
 def predict_acsm(net: ACSM, crops: np.ndarray | torch.Tensor, mesh: bool = False):
     """The best hypothesis for stored crops uint8 [B,C,C,3]: `ACSMOutput` with H = 1."""
     device = next(net.parameters()).device
-    matrix = affine(len(crops), device=device)
+    matrix = _view(1.0, 0.0, device).expand(len(crops), 2, 3)
     images = sample(torch.as_tensor(crops).to(device), matrix, net.config["image_size"])
     return net(images, mesh=mesh).best()
 
@@ -74,7 +75,7 @@ def _look(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Heatmaps [B,K,h,w] of a view, and the map [B,2,3] from its frame to the stored crop's."""
     device = next(net.parameters()).device
-    matrix = affine(len(crops), zoom, math.radians(angle), device=device)
+    matrix = _view(zoom, angle, device).expand(len(crops), 2, 3)
     images = sample(torch.as_tensor(crops).to(device), matrix, image_size)
     if device.type == "cuda":
         images = images.contiguous(memory_format=torch.channels_last)
@@ -84,14 +85,21 @@ def _look(
     return maps.float(), matrix
 
 
+@lru_cache(maxsize=64)
+def _view(zoom: float, angle: float, device: torch.device) -> torch.Tensor:
+    """[1,2,3] map of a view; copied to a device once, since a CUDA graph holds no host copy."""
+    with torch.inference_mode(False):
+        return affine(1, zoom, math.radians(angle)).to(device)
+
+
 def _joints(maps: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     joints = decode(maps)
     points = stored_to_seen(apply_affine(matrix, joints[..., :2]))
     return torch.cat([points, joints[..., 2:]], -1)
 
 
-def in_photo(joints: torch.Tensor, windows: np.ndarray) -> np.ndarray:
+def in_photo(joints: np.ndarray | torch.Tensor, windows: np.ndarray) -> np.ndarray:
     """Joints [B,K,2 or 3] of the network's frame -> photo pixels, confidence untouched; float32."""
-    out = joints.cpu().numpy().astype(np.float64)
+    out = np.asarray(joints.cpu() if isinstance(joints, torch.Tensor) else joints).astype(np.float64)
     out[..., :2] = to_photo(out[..., :2], windows)
     return out.astype(np.float32)

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d, pad, pixel_unshuffle
 
+from models.pool import applies, pooled
+
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
 
@@ -97,16 +99,26 @@ class ResNet(nn.Module):
         even = x.shape[-2] % 2 == 0 and x.shape[-1] % 2 == 0
         first = self._by_blocks if x.is_cuda and even else self.conv1
         # The largest of what is cut off at 0 is what is cut off of the largest: a quarter of the work.
-        x = self.relu(self.maxpool(self.bn1(first(x))))
+        x = first(x)
+        x = pooled(x, self.bn1) if applies(x, self.bn1) else self.relu(self.maxpool(self.bn1(x)))
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
         return x
 
     def _by_blocks(self, x: torch.Tensor) -> torch.Tensor:
         """`conv1` as the same sum over blocks of 2x2 pixels: 3 channels would leave a GPU's matrix units idle."""
-        # Output i is the sum over k of w[k] x[2i + k - 3]; with a zero put before w it runs over the whole blocks
-        # i - 2 .. i + 1. Kernels want a multiple of 8 channels: 12 are filled up to 16.
-        w = pad(self.conv1.weight, (1, 0, 1, 0)).unflatten(3, (4, 2)).unflatten(2, (4, 2))  # [C,3,4,2,4,2]
-        w = pad(w.permute(0, 1, 3, 5, 2, 4).flatten(1, 3), (0, 0, 0, 0, 0, 4))
-        x = pad(pixel_unshuffle(x, 2), (2, 1, 2, 1, 0, 4))
-        return conv2d(x.contiguous(memory_format=torch.channels_last), w)
+        return conv2d(in_blocks(x), by_blocks(self.conv1.weight))
+
+
+def in_blocks(x: torch.Tensor) -> torch.Tensor:
+    """Images [B,3,2h,2w] as blocks of 2x2 pixels [B,16,h+3,w+3], zeros around them, in channels_last."""
+    # Kernels want a multiple of 8 channels: 12 are filled up to 16.
+    return pad(pixel_unshuffle(x, 2), (2, 1, 2, 1, 0, 4)).contiguous(memory_format=torch.channels_last)
+
+
+def by_blocks(w: torch.Tensor) -> torch.Tensor:
+    """The weight [C,3,7,7] of a convolution of stride 2 as one [C,16,4,4] over blocks of 2x2 pixels."""
+    # Output i is the sum over k of w[k] x[2i + k - 3]; with a zero put before w it runs over the whole blocks
+    # i - 2 .. i + 1.
+    w = pad(w, (1, 0, 1, 0)).unflatten(3, (4, 2)).unflatten(2, (4, 2))  # [C,3,4,2,4,2]
+    return pad(w.permute(0, 1, 3, 5, 2, 4).flatten(1, 3), (0, 0, 0, 0, 0, 4))

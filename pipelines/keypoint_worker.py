@@ -11,11 +11,12 @@ import torch
 
 from models.checkpoint import load_checkpoint
 from models.crops import SEEN, stored_pixels, window
-from models.predict import in_photo, predict_all
+from models.predict import in_photo
+from models.predictor import Predictor
 from tables import Dataset, schema, to_column, to_numpy
 from trainers.data import decode_crops
 
-BATCH = 64
+AT_ONCE = 3  # parts in work in one actor on a GPU: one is computed while others are read, decoded and committed
 MADE_BY = {  # the networks that a column comes from
     "keypoints": ("pose",), "keypoints_mt": ("pose",), "keypoints_aux": ("aux",), "keypoints_3d": ("acsm",),
     "heatmap_3d": ("pose", "acsm"),
@@ -47,14 +48,16 @@ class KeypointWorker:
         self.kept = [c for c, nets in MADE_BY.items() if before and all(theirs.get(n) == ids[n] for n in nets)]
         changed = {net for column, nets in MADE_BY.items() if column not in self.kept for net in nets}
         needed = [n for n, p in models.items() if p and n in changed]
-        self.nets: dict[str, Any] = {n: load_checkpoint(str(models[n])).to(device) for n in needed}
+        nets = {n: load_checkpoint(str(models[n])) for n in needed}
+        self.predict = Predictor(nets, image_size, device, views="keypoints_mt" not in self.kept) if nets else None
         self.instances, self.pseudo, self.ids, self.round = instances, pseudo, ids, round
-        self.image_size, self.before, self.device = image_size, before, device
+        self.image_size, self.before = image_size, before
 
     def __call__(self, part: str, payload: Any) -> dict[str, int]:
         rows = self.instances.read(["instance_id", "bbox", "crop", "duplicate_of"], [part])
         rows = rows.filter(pc.is_null(rows["duplicate_of"]))
-        made = [self._predict(rows.slice(s, BATCH)) for s in range(0, max(1, len(rows)), BATCH)]
+        step = self.predict.batch if self.predict else len(rows) + 1
+        made = [self._predict(rows.slice(s, step)) for s in range(0, max(1, len(rows)), step)]
         columns: dict[str, Any] = {k: pa.concat_arrays([m[k] for m in made]) for k in made[0]}
         if self.before is not None:
             columns |= {n: self.before.read([n], [part])[n] for n in self.kept}
@@ -71,16 +74,14 @@ class KeypointWorker:
     def _predict(self, rows: pa.Table) -> dict[str, pa.Array]:
         n, k = len(rows), schema("pseudo_labels")
         out: dict[str, Any] = {c: to_column([None] * n, k.field(c).type.list_size) for c in MADE_BY}
-        if not n or not self.nets:
+        if not n or not self.predict:
             return out
         windows = window(to_numpy(rows["bbox"], 4), SEEN)
-        crops = torch.from_numpy(decode_crops(rows["crop"].to_pylist(), stored_pixels(self.image_size)))
-        views = "keypoints_mt" not in self.kept
-        for name, found in predict_all(self.nets, crops.to(self.device), self.image_size, views).items():
+        for name, found in self.predict(decode_crops(rows["crop"].to_pylist(), stored_pixels(self.image_size))).items():
             if name == "heatmap_3d":
-                out[name] = to_column(found.cpu().numpy())
+                out[name] = to_column(found)
             elif name == "keypoints_mt":
-                seen = np.stack([in_photo(v, windows) for v in found.unbind(1)], 1)  # [B,T,K,3]
+                seen = np.stack([in_photo(v, windows) for v in found.swapaxes(0, 1)], 1)  # [B,T,K,3]
                 out["keypoints"], out[name] = to_column(seen[:, 0]), to_column(seen)
             else:
                 out[name] = to_column(in_photo(found, windows))

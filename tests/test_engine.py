@@ -333,6 +333,7 @@ def test_precision_by_name() -> None:
 # -- on a GPU -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_replayed_step_is_the_step() -> None:
     curves = []

@@ -153,7 +153,7 @@ def test_cuda_draws_what_the_cpu_draws():
         loss = (soft * weights.to(device)).sum() + drawn.depth[drawn.mask].sum()
         gradients.append(torch.autograd.grad(loss, leaf)[0].cpu())
         pictures.append([soft.detach().cpu(), drawn.depth.detach().cpu(), drawn.face_id.cpu()])
-    torch.testing.assert_close(pictures[1], pictures[0])
+    torch.testing.assert_close(pictures[1], pictures[0], rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-6, atol=1e-6)
 
 

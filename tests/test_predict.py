@@ -50,7 +50,8 @@ def test_each_net_says_what_it_says_alone(nets: dict[str, torch.nn.Module], crop
 def test_a_later_round_asks_again_what_depends_on_the_3d_net(
     nets: dict[str, torch.nn.Module], crops: torch.Tensor
 ) -> None:
-    every, later = predict_all(nets, crops, SIZE), predict_all(nets, crops, SIZE, views=False)
+    both = {n: nets[n] for n in ("pose", "acsm")}
+    every, later = predict_all(nets, crops, SIZE), predict_all(both, crops, SIZE, views=False)
     assert later.keys() == {"keypoints_3d", "heatmap_3d"}
     for name, values in later.items():
         assert torch.equal(values, every[name])

@@ -106,6 +106,7 @@ class Stepper:
         kept = task.model.state_dict(keep_vars=True).values()
         # Statistics of batch normalisation: the workers' mean is kept, so that all hold the same network.
         self.statistics = [t for t in kept if t.is_floating_point() and not isinstance(t, nn.Parameter)]
+        self.norms = [m for m in task.model.modules() if isinstance(m, nn.BatchNorm2d) and m.momentum]
         self.replays = task.replay and self.device.type == "cuda"
         self.compute_loss = task.loss
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -158,7 +159,7 @@ class Stepper:
 
     def _step(self, drawn: Drawn) -> torch.Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low):
-            loss = self.compute_loss(drawn, self.phase)
+            loss = self._counted(drawn) if self.replays else self.compute_loss(drawn, self.phase)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         value = loss.detach()
@@ -170,6 +171,21 @@ class Stepper:
             nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.optimizer.step()
         return value
+
+    def _counted(self, drawn: Drawn) -> torch.Tensor:
+        """The loss; batches are counted for all norms at once, where each would start a kernel of its own."""
+        norms = [m for m in self.norms if m.training]
+        counts: list[torch.Tensor] = [m.num_batches_tracked for m in norms]  # type: ignore[misc]
+        for norm in norms:
+            norm.num_batches_tracked = None
+        try:
+            loss = self.compute_loss(drawn, self.phase)
+        finally:
+            for norm, count in zip(norms, counts, strict=True):
+                norm.num_batches_tracked = count
+        if counts:
+            torch._foreach_add_(counts, 1)
+        return loss
 
 
 def average_over_workers(tensors: Sequence[torch.Tensor], share: float) -> None:
