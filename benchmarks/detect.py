@@ -2,8 +2,8 @@
 
     PYTHONPATH=. python benchmarks/detect.py --data ../shared/data       # minutes; writes results/detect.json
 
-YOLOX-nano needs the extra `onnx`. RT-DETRv2-R50 of random weights is timed where there are the extra `hf` and a GPU.
-Everything on a CPU has one thread; seconds are of the CPU there, so that other work on the machine does not count.
+YOLOX-nano needs the extra `onnx`; RT-DETRv2 on a GPU is timed by `benchmarks.detect_gpu`. Everything here is on a CPU
+with one thread; seconds are of the CPU, so that other work on the machine does not count.
 """
 
 from __future__ import annotations
@@ -150,20 +150,6 @@ def child(folder: str, model: str) -> dict[str, Any]:
     return {"cpu_s": time.process_time() - began, "crops_mb": round(crops / 1e6), "peak_mb": int(peak[1]) // 1024}  # type: ignore[index]
 
 
-def rt_detr(photos: Sequence[np.ndarray]) -> dict[str, float]:
-    """Photos a second of RT-DETRv2-R50 on a GPU, batch 1 against batch 16."""
-    from transformers import RTDetrV2Config, RTDetrV2ForObjectDetection
-
-    def wall() -> float:
-        torch.cuda.synchronize()
-        return time.perf_counter()
-
-    with tempfile.TemporaryDirectory() as folder:
-        RTDetrV2ForObjectDetection(RTDetrV2Config()).save_pretrained(folder)
-        net = open_detector("hf", folder, Rules.read(GIVEN), "cuda")
-    return {f"batch_{n}": rate(net, photos, n, wall) for n in (1, BATCH)}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with coco_animals/ and detector/")
@@ -190,8 +176,6 @@ def main() -> None:
             "photos_per_s": {f"batch_{n}": rate(net, photos, n) for n in (1, BATCH)},
             "worker": [worker(truth, model, n) for n in (300, 2400)],
         }
-    if find_spec("transformers") and torch.cuda.is_available():
-        found["rt_detr_v2_r50_photos_per_s"] = rt_detr(truth.photos * 8)
     began = time.process_time()
     list(map(decode_photo, truth.bodies))
     found["decode_photos_per_s"] = round(len(truth.bodies) / (time.process_time() - began), 1)
