@@ -20,7 +20,8 @@ from models.resnet import ResNet
 from selection import passing, select_round
 from tables import Dataset, InputError, Lake, join_rows
 from trainers.data import concatenate, image_weights, load_labelled, load_pseudo_labelled
-from trainers.jobs import check_settings, run_job
+from trainers.engine import grouped_batch
+from trainers.jobs import _crop_data, check_settings, run_job
 from trainers.start import start_keys, start_weights
 from trainers.steps import ACSMTask
 
@@ -132,6 +133,81 @@ def test_a_weight_of_one_is_no_weight() -> None:
     torch.manual_seed(0)
     args = torch.rand(3, 2, 5, 2), torch.rand(3, 5, 2), torch.rand(3, 5), torch.full((3, 2), 0.5)
     assert torch.equal(keypoint_loss(*args), keypoint_loss(*args, weight=torch.ones(3)))
+
+
+# -- the other keys -------------------------------------------------------------------------------------------------
+
+
+def test_labels_keep_their_share_and_have_the_last_steps(lake: Lake) -> None:
+    data, n = _crop_data(lake, acsm_job(lake))
+    assert 0 < n < len(data)
+    still = {"rotate": 0.0, "zoom": 0.0, "shift": 0.0, "flip": 0.0, "colour": 0.0}
+
+    def labels(progress: float, **settings: Any) -> int:
+        rest: Any = {"rigid": 0.0, "weight": 3.0, "robust": 0.0, "labels": n, **settings}
+        task = ACSMTask(acsm(lake, 0), data, SIZE, still, "cpu", **rest)
+        return int((grouped_batch(task.groups(progress), 100, 0, 0) < n).sum())
+
+    assert labels(0.9) == round(100 * n / len(data))  # alike, as in the reference
+    assert labels(0.9, label_share=0.8) == 80
+    assert labels(0.2, labels_from=0.3, label_share=0.1) == 10
+    assert labels(0.3, labels_from=0.3, label_share=0.1) == 100
+
+
+def test_unsure_joints_of_pseudo_labels_do_not_count(lake: Lake) -> None:
+    job = acsm_job(lake)
+    job["settings"]["min_confidence"] = 0.0
+    free, n = _crop_data(lake, job)
+    job["settings"]["min_confidence"] = middle = float(np.median(free.keypoints[n:, :, 2]))
+    held, _ = _crop_data(lake, job)
+    np.testing.assert_array_equal(held.keypoints[:n], free.keypoints[:n])
+    unsure = free.keypoints[n:, :, 2] < middle
+    assert 0.2 < unsure.mean() < 0.8
+    assert (held.keypoints[n:][unsure] == 0).all()
+    np.testing.assert_array_equal(held.keypoints[n:][~unsure], free.keypoints[n:][~unsure])
+
+
+@pytest.mark.parametrize("robust", [0.05, 0.1])
+def test_a_robust_error_is_squared_nearby_and_linear_far_away(robust: float) -> None:
+    def loss(distance: float, robust: float) -> float:
+        predicted = torch.tensor([[[[distance, 0.0]]]], dtype=torch.float64)
+        one = torch.ones(1, 1, dtype=torch.float64)
+        return float(keypoint_loss(predicted, torch.zeros(1, 1, 2), one, one, robust)) * (1 + 1e-4)
+
+    assert loss(0.01 * robust, robust) == pytest.approx(loss(0.01 * robust, 0.0), rel=1e-3)
+    far = 1000 * robust
+    assert loss(2 * far, robust) == pytest.approx(2 * loss(far, robust), rel=1e-2)
+    assert loss(2 * far, 0.0) == pytest.approx(4 * loss(far, 0.0))
+
+
+@pytest.mark.parametrize("key", ["rotate", "zoom", "colour"])
+def test_an_augmentation_reaches_as_far_as_it_says(lake: Lake, key: str) -> None:
+    most = {"rotate": 30.0, "zoom": 0.25, "colour": 0.4}[key]
+    data = load_labelled(lake, CATEGORY, "train", SIZE)
+
+    def drawn(augment: dict[str, float]) -> dict[str, torch.Tensor]:
+        zero = {"rotate": 0.0, "zoom": 0.0, "shift": 0.0, "flip": 0.0, "colour": 0.0}
+        rest: Any = {"rigid": 0.0, "weight": 3.0, "robust": 0.0}
+        task = ACSMTask(acsm(lake, 0), data, SIZE, {**zero, **augment}, "cpu", **rest)
+        return task.draw(torch.zeros(400, dtype=torch.long), torch.Generator().manual_seed(1))
+
+    plain, ours = drawn({}), drawn({key: most})
+    assert (plain["matrix"] == plain["matrix"][0]).all()
+    assert "gain" not in plain
+    turn = ours["matrix"][:, :, :2]
+    angle = torch.atan2(turn[:, 1, 0], turn[:, 0, 0]).rad2deg()
+    scale = (torch.linalg.det(turn) / torch.linalg.det(plain["matrix"][0, :, :2])).sqrt()
+    reach = {"rotate": angle.abs(), "zoom": torch.maximum(scale, 1 / scale) - 1}
+    for name, values in reach.items():
+        if name == key:
+            assert 0.9 * most < values.max() <= most * 1.001
+            assert values.min() < 0.1 * most
+        else:
+            assert values.max() < 1e-3
+    if key == "colour":
+        assert (torch.log(ours["gain"]).abs() <= 1.5 * most).all()
+        assert ours["gain"].std() > 0.1
+        assert 0.9 * most < ours["offset"].abs().max() <= most
 
 
 # -- start ----------------------------------------------------------------------------------------------------------

@@ -189,7 +189,7 @@ def _restore(
     if world == 1 or torch.distributed.get_rank() == 0:
         read[0] = at[0].read(at[1])
     if world > 1:  # one reads for all: none goes on from another step
-        torch.distributed.broadcast_object_list(read, 0)
+        torch.distributed.broadcast_object_list(read, 0, device=torch.device(device))
     data = read[0]
     if data is None:
         return 0
