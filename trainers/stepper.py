@@ -167,7 +167,11 @@ class Stepper:
             value = value.reshape(1)
             gradients = [p.grad for p in self.parameters if p.grad is not None]
             average_over_workers([*gradients, *self.statistics, value], self.share)
-        if self.clip:
+        if self.clip and self.device.type == "cuda":
+            # The optimizer divides gradients as it reads them: they are not written once more.
+            norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+            self.optimizer.grad_scale = ((norm + 1e-6) / self.clip).clamp_min(1)  # type: ignore[attr-defined]
+        elif self.clip:
             nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.optimizer.step()
         return value
