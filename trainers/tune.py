@@ -1,111 +1,67 @@
-"""Sweep the selection with Ray Tune: which criterion, and how many pseudo-labels, by AUC on validation."""
+"""Sweep the selection with Ray Tune: criterion, size, gate and share of labels, by AUC on validation."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 from tables import InputError, Lake
 from trainers.app import command
 
+SPACE = ("criterion", "top_n", "gate", "label_share")  # keys that are lists here and single values in `selftrain`
+SEARCHES = ("grid", "random", "asha", "optuna")
+
 
 @command("tune")
 def main(cfg: Any) -> None:
-    from selection import check
-
-    for key in ("criterion", "top_n"):
-        if not isinstance(cfg[key], Sequence) or isinstance(cfg[key], str) or not cfg[key]:
-            raise InputError(key, cfg[key], f"give a list, say '{key}=[...]'")
-    if "oracle" in cfg.criterion:
-        raise InputError("criterion", "oracle", "needs the truth, which training may not see: diagnostics only")
-    for criterion in cfg.criterion:
-        for top_n in cfg.top_n:
-            check(criterion, top_n)
+    check(cfg)
     lake = Lake(cfg.lake)
     run = lake.files.read_json(f"runs/{cfg.run}/run.json")
     if run is None:
         known = ", ".join(lake.files.names("runs")) or "none"
         raise InputError("run", cfg.run, f"no finished run of that name in {lake.uri} (there: {known})")
-    if len(run["rounds"]) < 2:
-        raise InputError("run", cfg.run, "has no round after round 0, so no pseudo-labels to select from")
-    tune_selection(cfg, lake, run)
+    if not any("selections" in r for r in run["rounds"]):
+        raise InputError("run", cfg.run, "has no round on pseudo-labels, so there are none to select from")
+    from trainers.sweep import sweep
+
+    sweep(cfg, lake, run, points(cfg))
 
 
-def tune_selection(cfg: Any, lake: Lake, run: Mapping[str, Any]) -> dict[str, Any]:
-    """Train one 3D net per criterion and size on a run's first pseudo-labels; write the best as YAML.
+def check(cfg: Any) -> None:
+    """Refuse what cannot be swept, before Ray starts.
 
-    Trials share the pseudo-labels and begin from the same weights. A trial's model is named by what it is made from,
-    so a sweep that was killed does only what is missing.
-
-    Returns:
-        the best setting: `criterion`, `top_n`, `val_auc_06_10`.
+    Raises:
+        InputError: naming the key, its value and the fix.
     """
-    import yaml
-    from omegaconf import OmegaConf
-    from ray import tune
-    from rich.console import Console
-    from rich.table import Table
+    from selection import check as check_selection
+    from selection import policy_of
 
-    from trainers.cluster import connect
-    from trainers.tracking import open_tracker
-
-    first = run["rounds"][1]
-    names = {t: first[t].rsplit("/", 1)[1] for t in ("instances", "pseudo_labels")}
-    job = dict(
-        lake.files.read_json(first["model"].removeprefix(lake.uri + "/").rsplit("/", 1)[0] + "/model.json")["job"]
-    )
-    fixed = {"job": job, "names": names, "round": first["round"], "threads": int(cfg.resources.threads)}
-    space = {"criterion": tune.grid_search(list(cfg.criterion)), "top_n": tune.grid_search(list(cfg.top_n))}
-    with connect(cfg.resources):
-        trial = tune.with_resources(
-            tune.with_parameters(_trial, fixed=fixed), {"cpu": cfg.resources.cpus, "gpu": cfg.resources.gpus}
-        )
-        results = tune.Tuner(
-            trial,
-            param_space=space,
-            tune_config=tune.TuneConfig(metric="val_auc_06_10", mode="max"),
-            run_config=tune.RunConfig(name=f"tune-{cfg.run}", storage_path=f"{lake.uri}/ray_tune", verbose=0),
-        ).fit()
-    found: list[Any] = [results[i] for i in range(len(results))]
-    rows = [{**r.config, **{k: r.metrics[k] for k in ("val_auc_06_10", "model")}} for r in found if not r.error]
-    if len(rows) < len(found):
-        raise RuntimeError(f"{len(found) - len(rows)} of {len(found)} trials failed: {results.errors[0]}")
-    rows.sort(key=lambda r: -r["val_auc_06_10"])
-    best = {k: rows[0][k] for k in ("criterion", "top_n")}
-    lake.files.write(f"runs/{cfg.run}/tune.yaml", yaml.safe_dump(best).encode())
-    lake.files.write_json(f"runs/{cfg.run}/tune.json", rows)
-    mlflow: Any = OmegaConf.to_container(cfg.mlflow, resolve=True)
-    tracker = open_tracker(mlflow, lake, cfg.run)
-    table = Table(title="validation auc_06_10 by selection", title_justify="left")
-    for name in ("criterion", "top_n", "val_auc_06_10"):
-        table.add_column(name, justify="left" if name == "criterion" else "right")
-    for r in rows:
-        tracker.stage(None, f"tune {r['criterion']} {r['top_n']}", r, {"val_auc_06_10": r["val_auc_06_10"]})
-        table.add_row(r["criterion"], str(r["top_n"]), f"{r['val_auc_06_10']:.2f}")
-    Console().print(table)
-    return rows[0]
+    for key in SPACE:
+        if not isinstance(cfg[key], Sequence) or isinstance(cfg[key], str) or not cfg[key]:
+            raise InputError(key, cfg[key], f"give a list, say '{key}=[...]'")
+    if "oracle" in cfg.criterion:
+        raise InputError("criterion", "oracle", "needs the truth, which training may not see: diagnostics only")
+    for point in points(cfg):
+        share = point["label_share"]
+        if share is not None and (type(share) not in (int, float) or not 0 <= share <= 1):
+            raise InputError("label_share", share, "must be a share of each batch, 0 .. 1, or null")
+        policy = policy_of({**{k: cfg[k] for k in ("per_user", "per_view", "seed")}, **point})
+        check_selection(point["criterion"], point["top_n"], **policy)
+    if cfg.search not in SEARCHES:
+        raise InputError("search", cfg.search, f"use one of {', '.join(SEARCHES)}")
+    if type(cfg.trials) is not int or cfg.trials < 1:
+        raise InputError("trials", cfg.trials, "must be a whole number, 1 or more")
+    if cfg.search == "optuna":
+        try:
+            import optuna  # noqa: F401
+        except ImportError as error:
+            raise InputError("search", "optuna", "is not installed: pip install 'wildshape[optuna]'") from error
 
 
-def _trial(config: dict[str, Any], fixed: dict[str, Any]) -> None:
-    from ray import tune
-
-    from selection import CRITERIA, select_round
-    from trainers.jobs import run_job, set_threads
-
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-    set_threads(fixed["threads"])
-    job = fixed["job"]
-    lake = Lake(job["lake"])
-    category = job["category"]
-    made = {t: lake.find(t, category, name) for t, name in fixed["names"].items()}
-    params = {"seed": job["seed"]} if "seed" in CRITERIA[config["criterion"]].params else {}
-    made["selections"] = select_round(
-        lake, made["pseudo_labels"], made["instances"], config["criterion"], config["top_n"], fixed["round"], **params
-    )
-    lineage = {t: {"identity": dict(d.identity), "slot": d.slot} for t, d in made.items()}
-    done = run_job({**job, "pseudo": lineage})
-    tune.report({"val_auc_06_10": done["metrics"]["val"]["auc_06_10"], "model": done["model"]})
+def points(cfg: Any) -> list[dict[str, Any]]:
+    """Every combination of the space, in the order of its lists."""
+    return [dict(zip(SPACE, values, strict=True)) for values in product(*(list(cfg[key]) for key in SPACE))]
 
 
 if __name__ == "__main__":
