@@ -18,6 +18,7 @@ from models.crops import SEEN, stored_pixels, to_frame, window
 from models.photo import decode_photo
 from selection import gated, passing
 from tables import Dataset, Lake, join_rows, schema, splits, to_numpy, unique_rows
+from trainers.corrected import labelled_by_hand
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,8 @@ def load_pseudo_labelled(
 ) -> Instances:
     """The selected instances of a round with their pseudo-labels, weighted by confidence.
 
+    Those that a person labelled are left out: their labels say better what these would.
+
     Args:
         gate: joints off their 3D reprojection by this share of the box's longer side or more get confidence 0
             (`selection.gate`); None: the gate the selection was made with, if any.
@@ -138,6 +141,7 @@ def load_pseudo_labelled(
     gate = selection.identity.get("rules", {}).get("gate") if gate is None else gate
     chosen = selection.read(["instance_id", "selected"])
     chosen = chosen.filter(chosen["selected"]).select(["instance_id"])
+    chosen = chosen.filter(pc.invert(pc.is_in(chosen["instance_id"], labelled_by_hand(instances))))
     columns = ["instance_id", "keypoints", *(["keypoints_3d"] if gate else [])]
     rows = join_rows(chosen, pseudo.read(columns), "instance_id")
     rows = join_rows(rows, instances.read(["instance_id", "bbox", "crop"]), "instance_id")
