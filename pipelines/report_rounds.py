@@ -19,13 +19,27 @@ from tables import Dataset
 
 OPEN = 3  # rounds that are unfolded, the last ones
 UNITS = {"cf_mt": " px", "cf_cm": " px", "cf_cm2": " px"}
+_SHARE = "as a share of the box&rsquo;s longer side; lower is better"
 MEANS = {
     "kp_conf": "sum of the 16 joints&rsquo; confidences in the 2D net; higher is better",
     "cf_mt": "how far the 2D joints move under zoom and rotation, mean pixels on a 256-pixel crop; lower is better",
     "cf_cm": "distance between the joints of the two 2D nets, mean pixels on a 256-pixel crop; lower is better",
     "cf_cm2": "distance between the 2D joints and the 3D net&rsquo;s reprojected ones, mean pixels on a 256-pixel "
     "crop; lower is better",
+    "pck_mt": f"how far the 2D joints move under zoom and rotation, {_SHARE}",
+    "pck_cm": f"distance between the joints of the two 2D nets, {_SHARE}",
+    "pck_cm2": f"distance between the 2D joints and the 3D net&rsquo;s reprojected ones, {_SHARE}",
+    "visible_cm2": "distance to the 3D net&rsquo;s reprojected joints, weighted by confidence, with a fixed doubt for "
+    f"what is not seen, {_SHARE}",
+    "small_loss": f"distance to the 3D net&rsquo;s reprojected joints over the three quarters that fit best, {_SHARE}",
+    "agreement": "the larger of two distances of each joint, to the 3D net&rsquo;s reprojection and under zoom and "
+    f"rotation, {_SHARE}",
+    "heatmap_cm2": "mean height of the 2D heatmaps at the 3D net&rsquo;s reprojected joints; higher is better",
+    "calibrated_conf": "share of the joints that is expected to be right; higher is better",
+    "rank_fusion": "mean rank by kp_conf, cf_mt and cf_cm2, from 0 to 1; lower is better",
     "random": "a control: random numbers; higher is better",
+    "all": "a control: every animal is kept",
+    "oracle": f"a control: distance of the 2D joints to the truth, {_SHARE}",
 }
 
 

@@ -17,11 +17,13 @@ from tiny import CATEGORY, IMAGE_SIZE, _train_settings, shared_lake
 
 from models.checkpoint import load_checkpoint
 from pipelines.diagnostics import diagnose, entropy, held_out, with_truth
+from pipelines.keypoint_worker import KeypointWorker
+from pipelines.report_rounds import MEANS
 from pipelines.round_pictures import write_pictures
 from pipelines.round_rules import alarm, enough, size_of
 from pipelines.run_record import open_run
 from sandbox.truth import true_keypoints
-from selection import select_round
+from selection import CRITERIA, select_round
 from tables import Lake, to_column, to_numpy
 from trainers.average import average
 from trainers.jobs import run_job
@@ -153,6 +155,26 @@ def test_an_average_lies_between_its_networks(lake: Lake) -> None:
             torch.testing.assert_close(tensor, (first[name] + second[name]) / 2)
     assert 0 <= made["metrics"]["val"]["auc_06_10"] <= 100
     assert average(lake, CATEGORY, *paths) == made
+
+
+def test_columns_of_networks_that_stayed_are_taken_over(lake: Lake) -> None:
+    labels, _, found = of_round(lake, 2)
+    record, ids = open_run(lake, "default"), dict(labels.identity["models"])
+    paths = {n: record.summary["networks"][n] for n in ("pose", "aux")} | {"acsm": record.model_path(1)}
+
+    def kept(**changed: str) -> set[str]:
+        return set(KeypointWorker(found, labels, paths, ids | changed, 3, IMAGE_SIZE, labels).kept)
+
+    flat = {"keypoints", "keypoints_mt"}
+    assert kept() == {*flat, "keypoints_aux", "keypoints_3d", "heatmap_3d"}
+    assert kept(acsm="new") == {*flat, "keypoints_aux"}
+    assert kept(pose="new") == {"keypoints_aux", "keypoints_3d"}
+    assert kept(aux="new") == {*flat, "keypoints_3d", "heatmap_3d"}
+
+
+def test_every_criterion_is_explained_in_the_report_and_the_readme() -> None:
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    assert not [c for c in CRITERIA if c not in MEANS or f"`{c}`" not in readme]
 
 
 @pytest.mark.slow
