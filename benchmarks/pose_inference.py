@@ -35,7 +35,8 @@ from models.crops import SEEN, stored_pixels, window
 from models.heatmap import PoseNet
 from models.predict import VIEWS, in_photo, predict_all
 from models.predictor import Predictor
-from pipelines.keypoint_worker import AT_ONCE, KeypointWorker
+from pipelines.keypoint_worker import KeypointWorker
+from pipelines.stage import ON_GPU
 from sandbox.animal import animal
 from tables import Dataset, Lake, schema, to_column
 from trainers.data import decode_crops
@@ -162,7 +163,7 @@ def at_once(
     work: Callable[[Any], None], items: Sequence[Any], device: str, begin: Callable[[], None] | None = None
 ) -> float:
     """Seconds for all items, on a GPU in several threads and after a few that do not count."""
-    threads = AT_ONCE if device == "cuda" else 1
+    threads = ON_GPU if device == "cuda" else 1
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, items[:threads] if device == "cuda" else []))
         if begin:

@@ -16,7 +16,6 @@ from models.predictor import Predictor
 from tables import Dataset, schema, to_column, to_numpy
 from trainers.data import decode_crops
 
-AT_ONCE = 3  # parts in work in one actor on a GPU: one is computed while others are read, decoded and committed
 MADE_BY = {  # the networks that a column comes from
     "keypoints": ("pose",), "keypoints_mt": ("pose",), "keypoints_aux": ("aux",), "keypoints_3d": ("acsm",),
     "heatmap_3d": ("pose", "acsm"),

@@ -58,8 +58,8 @@ def infer(
         models: paths of the `pose`, `aux` and `acsm` checkpoints.
         before: the former round's dataset; what it has of networks that are the same is taken over.
     """
-    from pipelines.keypoint_worker import AT_ONCE, KeypointWorker
-    from pipelines.stage import parts_as_units, run_stage
+    from pipelines.keypoint_worker import KeypointWorker
+    from pipelines.stage import parts_as_units, parts_at_once, run_stage
 
     pseudo, args = plan_infer(lake, category, instances, models, round)
     state = instances.state()
@@ -68,8 +68,8 @@ def infer(
     if before and (before.identity["instances"] != instances.fingerprint or not before.is_finished(state)):
         before = None
     forget_outdated(pseudo, instances)
-    args["before"], at_once = before, AT_ONCE if resources.gpus else 1
-    run_stage(pseudo, parts_as_units(instances), KeypointWorker, args, resources, state, at_once=at_once)
+    units, args["before"], at_once = parts_as_units(instances), before, parts_at_once(resources)
+    run_stage(pseudo, units, KeypointWorker, args, resources, state, at_once=at_once)
     return pseudo
 
 

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,6 +24,7 @@ from trainers.cluster import connect
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+DEATHS = 3  # of actors with one and the same unit, after which the unit is lost
 ON_GPU = 3  # parts in work in one actor on a GPU: one is computed while others are read, decoded and committed
 
 
@@ -36,10 +38,15 @@ class Worker(Protocol):
 
 
 class Actor:
-    """What Ray Data holds: turns a batch of one unit into a call and an exception into a row."""
+    """What Ray Data holds: turns a batch of one unit into a call and an exception into a row.
 
-    def __init__(self, factory: type[Any], args: Mapping[str, Any], threads: int) -> None:
-        self.work = factory(**args)
+    Args:
+        output: where the worker commits.
+        run: name of this run of the stage, no other's.
+    """
+
+    def __init__(self, factory: type[Any], args: Mapping[str, Any], output: Dataset, run: str, threads: int) -> None:
+        self.work, self.output, self.run = factory(**args), output, run
         gc.freeze()  # what is loaded lives as long as the actor: the collector need not walk it again and again
         if torch := sys.modules.get("torch"):  # a crawl's worker needs none, and to import it takes seconds
             torch.set_num_threads(threads)
@@ -50,11 +57,21 @@ class Actor:
         return {"part": [part], "counts": [json.dumps(counts)], "error": [error]}
 
     def attempt(self, part: str, payload: Any) -> tuple[dict[str, int], str]:
-        """The worker's counts, and the traceback of what it raised or nothing."""
+        """The worker's counts, and the traceback of what it raised or nothing.
+
+        Ray tries a unit again whose actor died, however often. One that `DEATHS` actors died of is given up here.
+        """
+        files, note = self.output.files, f"{self.output.path}/_tries/{self.run}-{part}.json"
+        deaths = files.read_json(note) or 0
+        if deaths >= DEATHS:
+            return {}, f"{deaths} actors died of it"
+        files.write_json(note, deaths + 1)
         try:
             return dict(self.work(part, payload)), ""
         except Exception:  # noqa: BLE001 - a poison unit is a row of the stage's result, the others go on
             return {}, traceback.format_exc()
+        finally:
+            files.fs.delete_file(files.full(note))
 
 
 def run_stage(
@@ -92,7 +109,8 @@ def run_stage(
     errors: list[str] = []
     if todo:
         with connect(resources):
-            rows = _stream(todo, worker, args, resources, at_once)
+            actor = {"factory": worker, "args": dict(args), "output": output, "run": uuid.uuid4().hex[:8]}
+            rows = _stream(todo, actor, resources, at_once)
             for row in show(rows) if show else progress(rows, output.table, len(todo)):
                 totals.update(json.loads(row["counts"]))
                 if row["error"]:
@@ -115,14 +133,12 @@ def check_lost(name: str, errors: list[str], units: int, resources: Any) -> None
         raise RuntimeError(f"{name}: {len(errors)} of {units} units were lost; first: {errors[0]}")
 
 
-def _stream(
-    todo: Mapping[str, Any], worker: type[Worker], args: Mapping[str, Any], resources: Any, at_once: int
-) -> Iterator[dict[str, Any]]:
+def _stream(todo: Mapping[str, Any], actor: dict[str, Any], resources: Any, at_once: int) -> Iterator[dict[str, Any]]:
     import ray
 
     rows = [{"part": p, "payload": json.dumps(u)} for p, u in todo.items()]
     units = ray.data.from_items(rows, override_num_blocks=len(rows))
-    yield from through(units, Actor, {"factory": worker, "args": dict(args)}, resources, at_once, len(rows)).iter_rows()
+    yield from through(units, Actor, actor, resources, at_once, len(rows)).iter_rows()
 
 
 def through(

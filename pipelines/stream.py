@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import traceback
+import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
@@ -135,7 +136,7 @@ class _Flow:
         show: Any,
     ) -> Counter[str]:
         """Do the shards of a crawl as `run_stage` would, and send their photos on. All parts are done afterwards."""
-        first = {"factory": worker, "args": dict(args), "photos": photos}
+        first = {"factory": worker, "args": dict(args), "output": photos}
         lost = self.run(shards, first, at_once, args["plan"].counts["wanted"])
         check_lost("photos", lost, len(shards), resources)
         return self.counts["photos"]
@@ -163,11 +164,12 @@ class _Flow:
         context.target_max_block_size = 1  # a part goes on as soon as it is committed
         with DataContext.current(context):
             flow = from_items(rows, override_num_blocks=len(rows))
+            run = uuid.uuid4().hex[:8]
             if crawling:
-                known = {**crawling, "known": frozenset(waiting)}
-                flow = through(flow, _Crawling, known, self.stages["crawl"], at_once, len(rows))
+                first = {**crawling, "run": run, "known": frozenset(waiting)}
+                flow = through(flow, _Crawling, first, self.stages["crawl"], at_once, len(rows))
             for (name, (factory, args)), table in zip(self.workers.items(), self.tables[1:], strict=True):
-                resources, then = self.stages[name], {"factory": factory, "args": args, "table": table}
+                resources, then = self.stages[name], {"factory": factory, "args": args, "output": table, "run": run}
                 flow = through(flow, _Next, then, resources, parts_at_once(resources))
             lost = []
             total = wanted or sum(m["rows"] for m in photos.manifests().values())
@@ -219,9 +221,9 @@ class _Crawling(Actor):
         known: parts that are on their way without it.
     """
 
-    def __init__(self, photos: Dataset, known: frozenset[str], **actor: Any) -> None:
+    def __init__(self, known: frozenset[str], **actor: Any) -> None:
         super().__init__(**actor)
-        self.photos, self.known = photos, known
+        self.known = known
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:  # type: ignore[override]
         row = {name: values[0] for name, values in batch.items()}
@@ -230,7 +232,7 @@ class _Crawling(Actor):
             return
         name, counts = str(row["part"]), Counter[str]()
         # A killed actor's shard is done again, and Ray skips as many rows as it had: they come in the same order.
-        before = self.photos.manifests(p for p in self.photos.parts(f"{name}-") if p not in self.known)
+        before = self.output.manifests(p for p in self.output.parts(f"{name}-") if p not in self.known)
         for part in sorted(before, key=lambda p: before[p]["ended"]):
             yield _batch(_row(part))
         error = ""
@@ -245,17 +247,13 @@ class _Crawling(Actor):
 class _Next(Actor):
     """Does a part that the stage before has committed, unless it is done; lets everything else through."""
 
-    def __init__(self, table: Dataset, **actor: Any) -> None:
-        super().__init__(**actor)
-        self.table = table
-
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         row = {name: values[0] for name, values in batch.items()}
         part = str(row["part"])
-        if not row["shard"] and not row["error"] and not self.table.manifests([part]):
+        if not row["shard"] and not row["error"] and not self.output.manifests([part]):
             counts, row["error"] = self.attempt(part, None)
             if not row["error"]:
-                row["counts"] = json.dumps({**json.loads(str(row["counts"])), self.table.table: counts})
+                row["counts"] = json.dumps({**json.loads(str(row["counts"])), self.output.table: counts})
         return _batch(row)
 
 

@@ -56,9 +56,14 @@ def show(rows: Iterator[dict[str, Any]], tables: Sequence[Dataset], wanted: int)
 
 
 def speeds(moments: Sequence[Sequence[float]]) -> list[float]:
-    """Rows a second through each stage, from the first to the last of these moments."""
-    (start, *first), (end, *last) = moments[0], moments[-1]
-    return [round((b - a) / max(end - start, 0.1), 1) for a, b in zip(first, last, strict=True)]
+    """Rows a second through each stage over these moments, from its first to its last one among them."""
+    times, *counts = zip(*moments, strict=True)
+    found = []
+    for count in counts:
+        begun = max(t for t, n in zip(times, count, strict=True) if n == count[0])
+        ended = min(t for t, n in zip(times, count, strict=True) if n == count[-1])
+        found.append(round((count[-1] - count[0]) / max(ended - begun, 0.1), 1))
+    return found
 
 
 def _note(names: Sequence[str], done: Sequence[int], speed: Sequence[float]) -> str:

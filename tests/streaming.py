@@ -60,18 +60,20 @@ class World(NamedTuple):
     rows: Path
     detector: str
     models: dict[str, str | None]
+    kind: str = "own"
+    rules: dict[str, Any] = RULES
 
     def source(self) -> dict[str, Any]:
         return {"path": str(self.rows), "format": "urls", "mirror": self.origin.url}
 
     def staged(self, lake: Lake, resources: Any) -> tuple[Dataset, Dataset, Dataset]:
         photos, _ = crawl(lake, CATEGORY, self.source(), FETCH, resources)
-        instances = detect(lake, CATEGORY, photos, self.detector, RULES, resources)
+        instances = detect(lake, CATEGORY, photos, self.detector, self.rules, resources, self.kind)
         return photos, instances, infer(lake, CATEGORY, instances, self.models, 1, resources)
 
     def streamed(self, lake: Lake, resources: Any) -> tuple[Dataset, Dataset, Dataset]:
         alone = SimpleNamespace(**{**vars(resources), "actors": 1})
-        detector = {"detector": "own", "model": self.detector, "rules": RULES}
+        detector = {"detector": self.kind, "model": self.detector, "rules": self.rules}
         stages = dict.fromkeys(("crawl", "detect", "keypoints"), alone)
         return stream(lake, CATEGORY, self.source(), FETCH, detector, self.models, 1, stages)
 
@@ -86,10 +88,10 @@ class World(NamedTuple):
         work.fetcher.close()
         mark_duplicates(photos)
         photos.finish(fingerprint({"ids": plan.ids}))
-        instances, args = detection.plan_detect(lake, CATEGORY, photos, self.detector, RULES)
+        instances, args = detection.plan_detect(lake, CATEGORY, photos, self.detector, self.rules, self.kind)
         work = DetectWorker(**args)
         list(each(work, photos.parts(), repeat(None)))
-        detection.close(instances, photos, RULES, Counter())
+        detection.close(instances, photos, self.rules, Counter())
         pseudo, args = plan_infer(lake, CATEGORY, instances, self.models, 1)
         work = KeypointWorker(**args)
         list(each(work, instances.parts(), repeat(None)))

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
-from streaming import World, same, serve, world_below
+from streaming import CATEGORY, RULES, Gate, World, same, serve, world_below
 
+from models.photo import decode_photo
 from pipelines import plan_shards
+from pipelines.detect_rules import Rules, sift, wanted_classes
+from pipelines.detectors import open_detector
 from pipelines.stage import ON_GPU
 from pipelines.stream import stage_resources
 from tables import Dataset, InputError, Lake
@@ -92,6 +98,35 @@ def test_either_way_finishes_what_the_other_began(
     kept = [p for p, m in instances.manifests().items() if m["file"] == before["instances"][p]["file"]]
     assert len(kept) >= len(instances.parts()) // 2 - 1  # what is committed is not done again
     assert sum(world.origin.requests.values()) - asked <= 8 * -(-len(photos.parts()) // 4) + 8
+
+
+@pytest.mark.ray
+def test_real_boxes_of_real_photos(world: World, shared_data: Path, tmp_path: Path, ray_local: SimpleNamespace) -> None:
+    """YOLOX on the 30 COCO photos, streamed: the boxes that the worker finds in one photo after the other."""
+    pytest.importorskip("onnxruntime", reason="needs the extra: pip install 'wildshape[onnx]'")
+    shutil.copytree(shared_data / "coco_animals" / "images", tmp_path / "web")
+    names = sorted(p.name for p in (tmp_path / "web").glob("*.jpg"))
+    (tmp_path / "web" / "origin.json").write_text(json.dumps({f"/{name}": {"file": name} for name in names}))
+    model = str(shared_data / "detector" / "yolox_nano.onnx")
+    rules = {**RULES, "score": 0.3, "most": 20, "classes": ["cat", "dog", "horse", "sheep", "cow", "bird", "bear"]}
+    with Gate(tmp_path / "web") as origin:
+        real = world_below(tmp_path, origin)._replace(detector=model, kind="onnx", rules=rules)
+        photos, instances, pseudo = real.streamed(Lake(str(tmp_path / "lake")), ray_local)
+    found = instances.read(["photo_id", "bbox", "score", "duplicate_of"])
+    assert len(found) >= 30
+    assert len(pseudo.read(["instance_id"])) == found["duplicate_of"].null_count
+    streamed: dict[str, list[np.ndarray]] = {}
+    for row in found.sort_by([("score", "descending")]).to_pylist():
+        streamed.setdefault(row["photo_id"], []).append(np.array([*row["bbox"], row["score"]]))
+    checked = Rules.read(rules)
+    net = open_detector("onnx", model, checked, "cpu")
+    wanted = wanted_classes(net.names, rules["classes"], CATEGORY)
+    for row in photos.read(["photo_id", "bytes"]).to_pylist():
+        image = decode_photo(row["bytes"])
+        assert image is not None
+        left = sift(net([image])[0], wanted, (image.shape[1], image.shape[0]), checked, Counter())
+        alone = np.column_stack([left.boxes, left.scores])
+        np.testing.assert_allclose(streamed.get(row["photo_id"], np.zeros((0, 5))), alone, rtol=0, atol=1e-3)
 
 
 @pytest.mark.ray
