@@ -156,7 +156,8 @@ class _Flow:
         photos, _, pseudo = self.tables
         self.ran = True
         self._forget_outdated()
-        waiting = sorted(set(photos.parts()) - set(pseudo.parts()))
+        known = frozenset(photos.parts())
+        waiting = sorted(known.difference(pseudo.parts()))
         rows = [_row(part) for part in waiting] + [_row(shard, shard=True) for shard in shards or ()]
         if not rows:
             return []
@@ -166,7 +167,7 @@ class _Flow:
             flow = from_items(rows, override_num_blocks=len(rows))
             run = uuid.uuid4().hex[:8]
             if crawling:
-                first = {**crawling, "run": run, "known": frozenset(waiting)}
+                first = {**crawling, "run": run, "known": known}
                 flow = through(flow, _Crawling, first, self.stages["crawl"], at_once, len(rows))
             for (name, (factory, args)), table in zip(self.workers.items(), self.tables[1:], strict=True):
                 resources, then = self.stages[name], {"factory": factory, "args": args, "output": table, "run": run}
@@ -218,7 +219,7 @@ class _Crawling(Actor):
     """Turns a shard into its parts, each as soon as it is committed, and a last row with the counts.
 
     Args:
-        known: parts that are on their way without it.
+        known: parts that were committed before this run: they are done, or on their way without it.
     """
 
     def __init__(self, known: frozenset[str], **actor: Any) -> None:
