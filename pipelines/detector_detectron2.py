@@ -1,6 +1,7 @@
 """detectron2, the paper's detector: a model-zoo file by name, or weights of the paper's Faster R-CNN X101-FPN 3x.
 
-Written by its documentation (what `DefaultPredictor` does, for a batch) and never executed: it has no wheel.
+It does what `DefaultPredictor` does, for a batch: docs/new-species.md says how it was built and last executed. A `.pkl`
+of weights is a pickle, which can run code: load those of the model zoo or your own.
 """
 
 from __future__ import annotations
@@ -51,7 +52,11 @@ class Detectron2:
         cfg.MODEL.DEVICE = device
         cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = cfg.MODEL.RETINANET.SCORE_THRESH_TEST = rules.score
         self.net = build_model(cfg).eval()
+        for weight in self.net.parameters():  # what a file does not fill stays as it was drawn, with a line in the log
+            torch.nn.init.constant_(weight, torch.nan)
         DetectionCheckpointer(self.net).load(cfg.MODEL.WEIGHTS)
+        if any(weight.isnan().any() for weight in self.net.parameters()):
+            raise InputError("model", model, f"holds no weights of {model if named else PAPER}")
         self.names = list(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
         self.resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
         self.reverse = cfg.INPUT.FORMAT == "BGR"

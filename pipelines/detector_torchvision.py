@@ -1,6 +1,6 @@
 """torchvision's detectors with COCO weights, by name: `fasterrcnn_resnet50_fpn_v2` and its kin.
 
-Executed on CPU with random weights and one of its compiled operators (nms) replaced; its wheels are for CUDA.
+Its wheels are for CUDA and need torch's of the same release: docs/new-species.md says with which it was last executed.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Torchvision:
             raise InputError("model", model, f"use one of {', '.join(known)}")
         weights = zoo.get_model_weights(model).DEFAULT
         self.net = zoo.get_model(model, weights=weights).eval().to(device)
-        self.names = weights.meta["categories"]
-        self.score, self.device = rules.score, device
+        getattr(self.net, "roi_heads", self.net).score_thresh = rules.score  # its own would hide what scores less
+        self.names, self.device = weights.meta["categories"], device
 
     def shape(self, height: int, width: int) -> tuple[int, int]:
         rule = self.net.transform  # what the network does to each photo, before it pads all to the largest
@@ -47,9 +47,8 @@ class Torchvision:
         images = [torch.from_numpy(p).to(self.device).permute(2, 0, 1).float() / 255 for p in photos]
         found = []
         for answer in self.net(images):
-            answer = {k: v.cpu().numpy() for k, v in answer.items()}
-            good = answer["scores"] >= self.score
-            boxes = answer["boxes"][good].astype(np.float64)
+            boxes, scores, labels = (answer[k].cpu().numpy() for k in ("boxes", "scores", "labels"))
+            boxes = boxes.astype(np.float64)
             boxes[:, 2:] -= boxes[:, :2]
-            found.append(Found(boxes, answer["scores"][good], answer["labels"][good]))
+            found.append(Found(boxes, scores, labels))
         return found
