@@ -282,7 +282,9 @@ def write_glb(
         "scene": 0,
         "scenes": [{"nodes": [joints + 1]}],
         "nodes": nodes,
-        "meshes": [{"primitives": [{"attributes": attributes, "indices": indices, "mode": 4}]}],
+        "meshes": [{"primitives": [{"attributes": attributes, "indices": indices, "material": 0, "mode": 4}]}],
+        # Said outright, for what glTF assumes otherwise is metal, which is black where a viewer has nothing to mirror.
+        "materials": [{"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 0.9}}],
         "skins": [{"joints": list(range(joints)), "inverseBindMatrices": writer.add(inverse, "MAT4")}],
     }
     write_atomically(path, writer.pack(document))

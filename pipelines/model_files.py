@@ -37,6 +37,15 @@ def pick_model(lake: Lake, kind: str, category: str, given: str | None, argument
 
 def check_model(path: str, kind: str, argument: str) -> None:
     """Raise InputError unless `path` is a readable checkpoint of this kind."""
+    open_model(path, kind, argument)
+
+
+def open_model(path: str, kind: str, argument: str) -> Any:
+    """The network of a checkpoint of this kind.
+
+    Raises:
+        InputError: naming `argument`: it cannot be read, or is of another kind.
+    """
     from models.checkpoint import KINDS, load_checkpoint
 
     try:
@@ -45,3 +54,4 @@ def check_model(path: str, kind: str, argument: str) -> None:
         raise InputError(argument, path, error.fix) from error
     if not isinstance(model, KINDS[kind]):
         raise InputError(argument, path, f"holds a {type(model).__name__}, not a {KINDS[kind].__name__}")
+    return model

@@ -12,16 +12,16 @@ import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 
 from models.photo import decode_photo
+from pipelines.pose_picture import THREE, TWO, draw_pose
 from pipelines.report_crops import SURE, VIEW, in_crop
 from pipelines.report_diagnostics import reliability_figure, risk_figure, views_figure
 from pipelines.report_figures import as_png
 from pipelines.report_rounds import groups
 from pipelines.run_record import rows_of
-from tables import QUADRUPED, Dataset, Lake
+from tables import Dataset, Lake
 
 EACH = 6  # crops a row
 CELL, GAP, TEXT, TITLE = 176, 12, 58, 30  # pixels: a crop's side, between crops, below it, above a row
-TWO, THREE = (53, 208, 255), (255, 154, 46)  # the report's colours of the 2D label and the 3D reprojection
 KEPT, LOST = (44, 138, 75), (179, 55, 47)
 
 
@@ -85,15 +85,5 @@ def _crop(cut: dict[str, Any] | None, made: dict[str, Any] | None) -> Image.Imag
             if width == 3:
                 sure = sure & (joints[:, 2] >= SURE)
             at = (in_crop(joints[:, :2], cut["window"]) - VIEW[0]) * CELL / VIEW[1]
-            _pose(draw, np.clip(at, -CELL, 2 * CELL), sure, color)
+            draw_pose(draw, np.clip(at, -CELL, 2 * CELL), sure, color)
     return image
-
-
-def _pose(draw: ImageDraw.ImageDraw, at: np.ndarray, sure: np.ndarray, color: tuple[int, int, int]) -> None:
-    edges = QUADRUPED.edges if len(at) == len(QUADRUPED) else ()
-    for wide, ink in ((4, (0, 0, 0)), (2, color)):
-        for a, b in edges:
-            if sure[a] and sure[b]:
-                draw.line([*at[a], *at[b]], ink, wide)
-        for x, y in at[sure]:
-            draw.circle((x, y), wide - 0.5, ink)

@@ -84,7 +84,14 @@ class RunRecord:
 
     def model_path(self, number: int | None) -> str | None:
         """A round's 3D checkpoint, if the lake still has it, wherever the lake is now."""
-        path = str(self.round(number).get("model") or "")
+        return self._here(self.round(number).get("model"))
+
+    def network(self, name: str) -> str | None:
+        """The checkpoint of the run's `detector`, `pose` or `aux`, if the run has ended and the lake still has it."""
+        return self._here((self.summary.get("networks") or {}).get(name))
+
+    def _here(self, model: Any) -> str | None:
+        path = str(model or "")
         at = path.rfind("models/")
         if at < 0 or not self.lake.files.exists(path[at:]):
             return None

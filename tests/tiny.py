@@ -153,6 +153,7 @@ def train(lake: Lake, name: str, template: str | None = None, pseudo: Any = None
     """Two steps of a network, evaluated."""
     kind = "pose" if name == "aux" else name
     job = {"kind": kind, "lake": lake.uri, "category": CATEGORY, "settings": _train_settings()[name], "seed": 0}
+    job["run"] = "default"
     if kind == "acsm":
         job |= {"template": template, "start_from": None, "pseudo": pseudo}
     return run_job(job)

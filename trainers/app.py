@@ -22,7 +22,8 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
-_LEAVE_THE_LAKE = ("export", "template")  # commands that write nothing there: the lake may be read-only, or none
+# Commands that write nothing there: the lake may be read-only, or none.
+_LEAVE_THE_LAKE = ("export", "predict", "template", "visualize")
 
 
 def command(config_name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:

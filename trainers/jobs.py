@@ -46,7 +46,7 @@ def run_job(
             config with `image_size`), `seed`, and where the weights start (`trainers.start`): `start_from` (path of a
             network of ours, or None), `imagenet` (path or URL of torchvision's weights); for acsm also `template`
             (path) and `pseudo` (identity and slot of a round's `instances`, `pseudo_labels` and `selections`, or
-            None).
+            None). What else it holds, such as `run` and `round`, is noted with the weights and changes nothing.
         tell: called now and then by the first worker; all or none of the workers must give one.
 
     Returns:
@@ -59,7 +59,7 @@ def run_job(
     settings = job["settings"]
     if job["kind"] == "detector":
         photos, boxes, digest = labelled_photos(lake, job["category"], "train", int(settings["image_size"]))
-        items = len(photos)
+        items = labels = len(photos)
     else:
         data, labels = _crop_data(lake, job)
         items, digest = len(data), data.digest
@@ -99,7 +99,8 @@ def run_job(
         "model": path, "model_id": model_id, "kind": job["kind"], "metrics": metrics, "items": items, "job": dict(job),
     }  # fmt: skip
     if rank == 0:
-        lake.files.write(f"{folder}/model.safetensors", checkpoint_bytes(model, {"job": dict(job), "metrics": metrics}))
+        notes = {"job": dict(job), "metrics": metrics, "items": items, "labels": labels, "data": digest}
+        lake.files.write(f"{folder}/model.safetensors", checkpoint_bytes(model, notes))
         lake.files.write_json(f"{folder}/model.json", known)
         _forget(lake, f"{folder}/checkpoint.pt")
     return known
