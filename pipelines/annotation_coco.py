@@ -9,6 +9,8 @@ from pipelines.annotations import Animal, photos_of, pick, read_json
 from tables import InputError
 from tables.skeleton import joint_order
 
+BOX = "animal_box"  # an annotation's attribute: x,y,w,h
+
 
 def read_coco(
     path: str, folder: str, category: str | None = None, ids: Container[str] | None = None
@@ -68,8 +70,22 @@ def _animals(
             raise InputError("source.path", path, f"annotation {a.get('id')} has only {len(joints)} keypoint numbers")
         name = images[a["image_id"]]["file_name"]
         yield Animal(
-            str(a["image_id"]), name, a["bbox"], pick(joints, order, v), a.get("camera"), a.get("segmentation")
+            str(a["image_id"]), name, _box(path, a), pick(joints, order, v), a.get("camera"), a.get("segmentation")
         )
+
+
+def _box(path: str, annotation: Mapping[str, Any]) -> list[float]:
+    """The animal's box: of what `export what=cvat` wrote, from the attribute that carries it through CVAT.
+
+    CVAT has no box for a skeleton, and writes where its joints begin and end instead.
+    """
+    text = (annotation.get("attributes") or {}).get(BOX)
+    if not text:
+        return annotation["bbox"]
+    try:
+        return [float(n) for n in text.split(",")]
+    except ValueError:
+        raise InputError("source.path", path, f"annotation {annotation.get('id')}: {BOX}={text} is no box") from None
 
 
 def _chosen(path: str, categories: list[Mapping[str, Any]], name: str | None) -> list[Mapping[str, Any]]:

@@ -51,6 +51,11 @@ class Photo:
     def ending(self) -> str:
         return next((end for magic, end in _MAGIC if self.data.startswith(magic)), "jpg")
 
+    @property
+    def file(self) -> str:
+        """File name: the key, and what the bytes are."""
+        return f"{self.key}.{self.ending}"
+
 
 class Exported(NamedTuple):
     """What an export wrote: `photos`, `shards`, and `unlicensed` photos among them, whose licence nobody stated."""
@@ -76,7 +81,7 @@ def export_photos(dataset: Dataset, kind: str, folder: str, shard_mb: int) -> Ex
     """
     write, ending = {"parquet": (write_parquet, "parquet"), "webdataset": (write_tar, "tar")}[kind]
     photos = shards = 0
-    with _new_folder(folder) as scratch, Attribution(scratch, f"Photos of {dataset.category}") as attribution:
+    with new_folder(folder) as scratch, Attribution(scratch, f"Photos of {dataset.category}") as attribution:
         for shard in _shards(ok_photos(dataset), shard_mb * 2**20):
             name = f"photos-{shards:05d}.{ending}"
             write(os.path.join(scratch, name), shard)
@@ -113,10 +118,15 @@ def only_ok(rows: pa.Table) -> pa.Table:
 def ok_photos(dataset: Dataset) -> Iterator[Photo]:
     """The photos to export, in order."""
     for rows in photo_rows(dataset, [*FACTS, "bytes"]):
-        for facts, data in zip(rows.select(FACTS).to_pylist(), rows["bytes"], strict=True):
-            name, url = licence_of(facts["license"])
-            if data.is_valid:
-                yield Photo({**facts, "license": name, "license_url": url}, data.as_py())
+        yield from as_photos(rows)
+
+
+def as_photos(rows: pa.Table) -> Iterator[Photo]:
+    """The rows that have bytes, of a table with the columns FACTS and `bytes`."""
+    for facts, data in zip(rows.select(FACTS).to_pylist(), rows["bytes"], strict=True):
+        name, url = licence_of(facts["license"])
+        if data.is_valid:
+            yield Photo({**facts, "license": name, "license_url": url}, data.as_py())
 
 
 def _shards(photos: Iterator[Photo], limit: int) -> Iterator[list[Photo]]:
@@ -137,8 +147,8 @@ def write_tar(path: str, photos: Sequence[Photo]) -> None:
     """A WebDataset shard: for each photo its file and its JSON under one key, with no trace of when and by whom."""
     with tarfile.open(path, "w") as tar:
         for photo in photos:
-            for ending, data in ((photo.ending, photo.data), ("json", photo.json)):
-                entry = tarfile.TarInfo(f"{photo.key}.{ending}")
+            for name, data in ((photo.file, photo.data), (f"{photo.key}.json", photo.json)):
+                entry = tarfile.TarInfo(name)
                 entry.size, entry.mode = len(data), 0o644
                 tar.addfile(entry, io.BytesIO(data))
 
@@ -159,8 +169,8 @@ def write_parquet(path: str, photos: Sequence[Photo]) -> None:
 
 
 @contextmanager
-def _new_folder(path: str) -> Iterator[str]:
-    """A folder that gets its name when everything is in it; after an error there is nothing."""
+def new_folder(path: str) -> Iterator[str]:
+    """The scratch name of a folder that gets its name when everything is in it; after an error there is nothing."""
     path = os.path.abspath(path)
     scratch = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
     try:

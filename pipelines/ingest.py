@@ -9,13 +9,17 @@ from typing import Any
 
 from pipelines.annotation_animals3d import read_animals3d
 from pipelines.annotation_coco import read_animal_pose, read_coco
+from pipelines.annotation_label_studio import read_label_studio
 from pipelines.annotation_pascal import read_pascal
 from tables import Dataset, InputError, Lake, file_digest, fingerprint
 from trainers.app import command
 
 VERSION = 3
 SPLITS = ("train", "val", "test")
-READERS = {"coco": read_coco, "animal_pose": read_animal_pose, "animals3d": read_animals3d, "pascal": read_pascal}
+READERS = {
+    "coco": read_coco, "animal_pose": read_animal_pose, "animals3d": read_animals3d,
+    "label_studio": read_label_studio, "pascal": read_pascal,
+}  # fmt: skip
 
 
 @command("ingest")

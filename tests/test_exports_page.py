@@ -1,0 +1,77 @@
+"""docs/exports.md as its reader goes through it, on a lake with a run: every command, and all Python but FiftyOne's."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from test_export import submitted
+from tiny import shared_lake
+
+from pipelines.ingest import READERS
+from tables import Lake
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "exports.md"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def run(folder: Path, *arguments: str) -> str:
+    """A Python of its own in that folder, with no network."""
+    env = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf")}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=os.environ | env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, f"{arguments}\n{done.stderr[-2000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a lake, and the page's exports in it."""
+    folder = tmp_path_factory.mktemp("page")
+    shutil.copytree(shared_lake().uri, folder / "lake")
+    exports = [line for block in blocks("sh") for line in block.splitlines() if "ingest" not in line]
+    assert [line.split()[2] for line in exports] == ["pipelines.export"] * 2 + ["zipfile"] + ["pipelines.export"]
+    said = [run(folder, *line.split()[1:]) for line in exports]
+    assert (
+        said[0]
+        == "run default, round 2: 6 animals in 6 photos, with ATTRIBUTION.csv and ATTRIBUTION.md: pseudo_labels\n"
+    )
+    return folder
+
+
+def test_the_python_of_the_page(work: Path) -> None:
+    pytest.importorskip("pycocotools", reason="pycocotools is not installed")
+    pytest.importorskip("datasets", reason="datasets is not installed")
+    evaluate, table, newest = blocks("python")
+    assert "Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets= 20 ] = 1.000" in run(work, "-c", evaluate)
+    lake = Lake(str(work / "lake"))
+    two = sum(len(d.read(["instance_id"])) for d in lake.datasets("pseudo_labels", "quadruped"))
+    run(work, "-c", f"{table}\nassert joints.shape == ({two}, 16, 3) and joints.dtype == 'float32', joints.shape\n")
+    run(work, "-c", f"{newest}\nassert len(rows) == {two // 2} and set(rows['round']) == {{2}}, rows\n")
+
+
+def test_what_comes_back_can_be_ingested(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work)
+    shutil.copy("for_cvat/annotations/person_keypoints_default.json", ".")  # as if CVAT had written it
+    tasks = json.loads(Path("for_label_studio/tasks.json").read_text())
+    Path("project.json").write_text(json.dumps(submitted(tasks)))
+    settings = OmegaConf.load(ROOT / "conf" / "ingest.yaml")
+    commands = [line.split()[3:] for block in blocks("sh") for line in block.splitlines() if "pipelines.ingest" in line]
+    assert len(commands) == 3
+    OmegaConf.set_struct(settings, True)
+    for arguments in commands:
+        source = OmegaConf.merge(settings, OmegaConf.from_dotlist(arguments)).source
+        photos = READERS[source.format](source.path, source.images, "quadruped")
+        assert [len(photo["animals"]) for photo in photos] == [1] * 6
