@@ -102,7 +102,9 @@ def _top(rows: pa.Table, ids: list[str], before: set[str] | None, number: int) -
             f"as well (Jaccard {jaccard(ids, before):.2f})."
         )
     text = "".join(f"<p>{f}</p>" for f in facts)
-    return f'<div class="roundtop"><div>{text}</div><div>{histogram(scores, selected, unit)}</div></div>'
+    # The control `all` gives every animal the same score.
+    drawn = histogram(scores, selected, unit) if np.ptp(scores[np.isfinite(scores)]) > 0 else ""
+    return f'<div class="roundtop"><div>{text}</div><div>{drawn}</div></div>'
 
 
 def _crops(rows: pa.Table, pseudo: Dataset | None, instances: Dataset | None, each: int, images: dict[str, str]) -> str:
