@@ -28,12 +28,12 @@ MOST = 1024  # pixels a side that a mesh is drawn at
 def draw_pose(draw: ImageDraw.ImageDraw, at: np.ndarray, sure: np.ndarray, color: Color, width: int = 2) -> None:
     """Joints [K, 2] in pixels that are `sure` [K], and the bones between them, with a dark rim."""
     edges = QUADRUPED.edges if len(at) == len(QUADRUPED) else ()
-    for wide, ink in ((2 * width, (0, 0, 0)), (width, color)):
+    for wide, radius, ink in ((2 * width, width + 1.5, (0, 0, 0)), (width, width + 0.5, color)):
         for a, b in edges:
             if sure[a] and sure[b]:
                 draw.line([*at[a], *at[b]], ink, wide)
         for x, y in at[sure]:
-            draw.circle((x, y), wide - 0.5, ink)
+            draw.circle((x, y), radius, ink)
 
 
 def overlay(photo: np.ndarray, animals: Sequence[Animal], template: Template) -> np.ndarray:
@@ -49,18 +49,21 @@ def overlay(photo: np.ndarray, animals: Sequence[Animal], template: Template) ->
         _lay_mesh(out, animal, template, scale)
     image = Image.fromarray(out)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(max(size) / 48)
-    for number, animal in enumerate(animals, 1):
-        x, y, w, h = (float(v) for v in animal.bbox * scale)
-        draw.rectangle((x, y, x + w, y + h), outline="white", width=2)
-        text = f" {number}  {animal.name} {animal.score:.2f} "
-        left, top, right, bottom = draw.textbbox((x, max(0.0, y - max(size) / 34)), text, font)
-        draw.rectangle((left, top - 2, right, bottom + 3), fill="white")
-        draw.text((x, max(0.0, y - max(size) / 34)), text, "black", font)
-        width = int(np.clip(round(max(w, h) / 160), 1, 3))  # a small animal would vanish under its bones
+    for animal in animals:
+        width = int(
+            np.clip(round(max(animal.bbox[2:]) * scale / 160), 1, 3)
+        )  # else a small one vanishes under its bones
         if animal.keypoints is not None:
             draw_pose(draw, animal.keypoints[:, :2] * scale, animal.keypoints[:, 2] >= SURE, TWO, width)
         else:
             draw_pose(draw, animal.keypoints_3d * scale, np.ones(len(animal.keypoints_3d), bool), THREE, width)
+    for number, animal in enumerate(animals, 1):
+        x, y, w, h = (float(v) for v in animal.bbox * scale)
+        draw.rectangle((x, y, x + w, y + h), outline="white", width=2)
+        corner, text = (x, max(0.0, y - max(size) / 34)), f" {number}  {animal.name} {animal.score:.2f} "
+        left, top, right, bottom = draw.textbbox(corner, text, font)
+        draw.rectangle((left, top - 2, right, bottom + 3), fill="white")
+        draw.text(corner, text, "black", font)
     return np.asarray(image)
 
 

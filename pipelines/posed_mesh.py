@@ -23,11 +23,11 @@ def write_posed(path: str, net: ACSM, angles: torch.Tensor, camera: torch.Tensor
         camera: [7] weak perspective: x right, y up, z towards the viewer, and [-1, 1] spans the network's window, so
             that a viewer that looks along -Z shows the photo's view. None: the template's frame, Y up, nose towards +Z.
     """
-    t, moves = net.template, net.pose(angles)
+    t, moves = net.template, net.pose(angles.to(net.axes.device))
     pivots = (moves[:, :, :3] @ net.pivots[..., None])[..., 0] + moves[:, :, 3]  # type: ignore[index]
     points = torch.cat([skin(net.vertices, net.weights, moves), pivots])  # type: ignore[arg-type]
     if camera is not None:
-        points = project(camera, points) * points.new_tensor(TO_GLTF)
+        points = project(camera.to(points), points) * points.new_tensor(TO_GLTF)
     vertices, joints = np.split(points.cpu().numpy(), [len(t.vertices)])
     colors = (t.weights @ part_colors(t) / 255) ** 2.2  # glTF's colours are linear
     write_glb(path, vertices, t.faces, np.asarray(t.weights), t.parts, t.parents, joints, colors)
