@@ -36,7 +36,10 @@ from sandbox.origin import Origin
 from tables import Dataset, Lake, fingerprint, to_numpy
 
 RULES: dict[str, Any] = {"score": 0.0, "overlap": 0.5, "most": 2, "min_side": 2, "crop_px": 96, "radius": 2}
-FETCH = {"allow_hosts": ["127.0.0.1"], "block": 8, "backoff_s": 0.01, "attempts": 2, "opt_out": []}
+FETCH = {
+    "allow_hosts": ["127.0.0.1"], "block": 8, "backoff_s": 0.01, "attempts": 2, "opt_out": [],
+    "connect_s": 60, "read_s": 60, "total_s": 120, "min_bytes_per_s": 0,  # a busy machine is no slow host
+}  # fmt: skip
 DISTINCT = 44
 
 

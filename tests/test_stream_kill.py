@@ -59,6 +59,7 @@ class Run:
         given |= {f"source.{name}": value for name, value in self.world.source().items()}
         given |= {"fetch.block": FETCH["block"], "fetch.allow_hosts": "[127.0.0.1]"}
         given |= {"fetch.read_s": 600, "fetch.total_s": 600, "fetch.opt_out": [], "source.extensions": []}
+        given |= {"fetch.connect_s": 60, "fetch.min_bytes_per_s": 0}
         command = [sys.executable, "-m", "pipelines.stream", *(f"{k}={v}" for k, v in given.items()), *more]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
         with self.log.open("ab") as out:
