@@ -5,9 +5,11 @@
 
 `base` is the reference's recipe (METHOD 6: one camera, squared errors, constant learning rate, last weights, labels and
 pseudo-labels drawn alike, no augmentation but jitter and mirroring) on 150 labels and the 300 pseudo-labels that
-CF-CM2 keeps, with the learning rate fitted to so few steps. Every arm makes as many steps from the same pseudo-labels;
-they differ in the one thing that their name says. `all of ours` is `conf/train/small.yaml`, and `ours without` takes
-one thing away from it. Needs no Ray, goes on where it was, and a row made from other settings is made again.
+CF-CM2 keeps, with the learning rate fitted to so few steps. It begins with the trunk of the 2D net where the reference
+begins with ImageNet's; `--start random` is the base from nothing. Every arm makes as many steps from the same
+pseudo-labels; they differ in the one thing that their name says. `all of ours` is `conf/train/small.yaml`, and `ours
+without` takes one thing away from it. Needs no Ray, goes on where it was, and a row made from other settings is made
+again.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from benchmarks.study_arms import Arm, Bench, change, pseudo_labels, train_setti
 from benchmarks.study_results import Results, device_name, paired, parser, processes, run_arms, spread
 
 BASE: dict[str, Any] = {
-    "start": None, "label_share": None, "labels_from": 1.0, "min_confidence": 0.0, "gate": None,
+    "start": "pose", "label_share": None, "labels_from": 1.0, "min_confidence": 0.0, "gate": None,
     "pseudo_weight": 1.0, "robust": 0.0, "rigid": 0.043,
     "net.hypotheses": 1, "augment.rotate": 0, "augment.zoom": 0.05, "augment.shift": 0.025, "augment.colour": 0.0,
     "plan.batch": 24, "plan.lr": 5e-4, "plan.schedule": "constant", "plan.weight_decay": 0.0,
@@ -49,6 +51,7 @@ ARMS = [
     Arm("scale 0.25", train={"augment.zoom": 0.25}),
     Arm("rotate 15", train={"augment.rotate": 15}),
     Arm("start: pose", train={"start": "pose"}),
+    Arm("start: random", train={"start": None}),
     Arm("start: former round", train={"start": "former"}),
 ]
 # What is taken away from all of ours at once.
@@ -62,17 +65,22 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 
 def main() -> None:
-    args = parser(__doc__, "benchmarks/results/extensions.json").parse_args()
+    made = parser(__doc__, "benchmarks/results/extensions.json")
+    made.add_argument("--lr", type=float, default=BASE["plan.lr"], help="learning rate of the base")
+    made.add_argument("--start", choices=("pose", "random"), default="pose", help="what the base begins with")
+    args = made.parse_args()
     args.began = time.time()
+    base = BASE | {"plan.lr": args.lr, "start": None if args.start == "random" else args.start}
     settings = train_settings(128, 32)
     ours = change(settings["acsm"], {"plan.steps": args.steps})
-    bench = Bench(args.world, args.work, args.device, settings | dict.fromkeys(("former", "acsm"), change(ours, BASE)))
-    told = {"steps": args.steps, "base": BASE, "device": device_name(args.device), "world": bench.told()}
+    bench = Bench(args.world, args.work, args.device, settings | dict.fromkeys(("former", "acsm"), change(ours, base)))
+    told = {"steps": args.steps, "base": base, "device": device_name(args.device), "world": bench.told()}
     results = Results(args.out, told)
-    all_of_ours = {path: _at(ours, path) for path in BASE}
-    arms = [*ARMS, Arm("all of ours", train=all_of_ours)]
+    all_of_ours = {path: _at(ours, path) for path in base}
+    changed = [a for a in ARMS if a.name == "base" or any(base[k] != v for k, v in a.train.items()) or not a.criterion]
+    arms = [*changed, Arm("all of ours", train=all_of_ours)]
     for name, paths in GROUPS.items():
-        arms.append(Arm(f"ours without {name}", train=all_of_ours | {path: BASE[path] for path in paths}))
+        arms.append(Arm(f"ours without {name}", train=all_of_ours | {path: base[path] for path in paths}))
     with processes(args.workers) as run:
         list(run([(pseudo_labels, (bench, 150, seed)) for seed in args.seeds]))
         run_arms(run, bench, arms, results, args)

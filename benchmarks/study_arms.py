@@ -20,13 +20,13 @@ import pyarrow.compute as pc
 import yaml
 
 from benchmarks.rounds import inferred
-from benchmarks.selection import true_keypoints
 from benchmarks.study_world import commit, instances
 from benchmarks.wild import wild_instances
 from models.checkpoint import load_checkpoint
 from models.crops import to_photo
 from models.metrics import auc_06_10
 from models.predict import in_photo, predict_acsm
+from sandbox.truth import true_keypoints
 from selection import CRITERIA, select
 from tables import Dataset, Lake, fingerprint, join_rows, schema, to_column, to_numpy
 from trainers.data import Instances
@@ -172,7 +172,7 @@ def pseudo_labels(bench: Bench, labels: int, seed: int, number: int = 1, model: 
 def judged(bench: Bench, pseudo: Dataset, pool: Dataset) -> pa.Table:
     """Pseudo-labels with their boxes and, for the oracle and the diagnostics, the truth."""
     rows = join_rows(pseudo.read(), pool.read(["instance_id", "photo_id", "bbox"]), "instance_id")
-    return rows.append_column("truth_keypoints", true_keypoints(rows, Path(bench.world) / "truth.parquet"))
+    return rows.append_column("truth_keypoints", true_keypoints(rows, f"{bench.world}/truth.parquet"))
 
 
 def run_arm(bench: Bench, arm: Arm, seed: int) -> list[dict[str, Any]]:

@@ -36,7 +36,8 @@ class Results:
     def __init__(self, path: str, head: dict[str, Any]) -> None:
         self.path, self.head = Path(path), head
         known = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
-        self.head = known | head
+        command = f"python -m benchmarks.{Path(sys.argv[0]).stem} {' '.join(sys.argv[1:])}".strip()
+        self.head = known | head | {"command": command}
         self.rows: list[dict[str, Any]] = known.get("rows", [])
 
     def lacks(self, bench: Bench, arm: Arm, seed: int) -> bool:
@@ -62,7 +63,7 @@ def parser(doc: str | None, out: str) -> argparse.ArgumentParser:
     made.add_argument("--world", default=".study_lake", help="what benchmarks.study_world made")
     made.add_argument("--work", default="/tmp/wildshape-study", help="lake for all that is trained")
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    made.add_argument("--steps", type=int, default=3000, help="optimizer steps of every arm")
+    made.add_argument("--steps", type=int, default=2000, help="optimizer steps of every arm")
     made.add_argument("--arms", nargs="+", help="only arms whose names begin so")
     made.add_argument("--workers", type=int, default=8, help="processes side by side")
     made.add_argument("--minutes", type=float, default=1e9, help="start no arm after so long")
@@ -105,11 +106,11 @@ def _in_time(until: float, function: Callable[..., Any], arguments: tuple[Any, .
 
 
 def run_arms(run: Any, bench: Bench, arms: Sequence[Arm], results: Results, args: argparse.Namespace) -> None:
-    """Do what the file lacks, the longest arms first, and keep each as it ends."""
+    """Do what the file lacks, seed by seed and the longest arms first, and keep each as it ends."""
     if args.arms:
         arms = [a for a in arms if a.name.startswith(tuple(args.arms))]
     todo = [(run_arm, (bench, a, s)) for a in arms for s in args.seeds if results.lacks(bench, a, s)]
-    todo.sort(key=lambda task: -task[1][1].rounds)
+    todo.sort(key=lambda task: (task[1][2], -task[1][1].rounds))
     began = time.time()
     for number, rows in enumerate(run(todo, args.began + 60 * args.minutes)):
         for row in rows or []:
@@ -121,7 +122,9 @@ def run_arms(run: Any, bench: Bench, arms: Sequence[Arm], results: Results, args
 
 def device_name(device: str) -> str:
     """The GPU's name, or the processor's."""
-    return torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or "cpu"
+    if not device.startswith("cuda"):
+        return platform.processor() or "cpu"
+    return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:

@@ -1,0 +1,246 @@
+"""Fill the tables and figures of docs/study.md from the results of `benchmarks.study` and `benchmarks.extensions`.
+
+    python -m benchmarks.study_page
+
+The text is written by hand; what lies between `<!-- name -->` and `<!-- end -->` is made here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+from benchmarks.study import CONTROLS, KEPT, LABELS, PAPER, ROUNDS
+from benchmarks.study_results import paired, spread
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "study.md"
+IMAGES = ROOT / "docs" / "images"
+SPLITS = ("test", "wild")
+FIRST = "loop, round 1"  # CF-CM2's 300 best
+CRITICAL = {3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # Student's t by the number of seeds
+COLOURS = dict(
+    zip((*PAPER, *CONTROLS), ("#b07aa1", "#4e79a7", "#59a14f", "#e15759", "#9c9c9c", "#222222"), strict=True)
+)
+
+
+class Rows:
+    """The rows of a results file by arm."""
+
+    def __init__(self, name: str) -> None:
+        self.file = json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+    def of(self, arm: str) -> list[dict[str, Any]]:
+        return [r for r in self.file["rows"] if r["arm"] == arm]
+
+    def kept(self, criterion: str, n: int) -> list[dict[str, Any]]:
+        return self.of(FIRST if (criterion, n) == ("cf_cm2", 300) else f"{criterion} {n}")
+
+    def cell(self, arm: str, split: str) -> str:
+        return told([r[split] for r in self.of(arm)])
+
+
+def told(values: Sequence[float], digits: int = 2) -> str:
+    """`mean ± deviation`, the one value, or a dash."""
+    if not values:
+        return "–"
+    mean, sd = spread(values)
+    return f"{mean:.{digits}f} ± {sd:.{digits}f}" if len(values) > 1 else f"{mean:.{digits}f}"
+
+
+def gain(mine: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]], split: str) -> str:
+    """Mean of the differences, and each seed's."""
+    found = paired(mine, base, split)
+    if not found:
+        return "–"
+    return f"{spread(found)[0]:+.2f} ({', '.join(f'{g:+.1f}' for g in found)})"
+
+
+def verdict(mine: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]], split: str) -> str:
+    """What differences over seeds say: `holds` by a paired t-test at 5 %, `likely` if all agree beyond their spread."""
+    found = paired(mine, base, split)
+    if len(found) < 3:
+        return "too few seeds"
+    mean, sd = spread(found)
+    if abs(mean) <= sd or len({g > 0 for g in found}) > 1:
+        return "cannot be told"
+    sure = abs(mean) * len(found) ** 0.5 > CRITICAL[len(found)] * sd
+    return ("holds" if sure else "likely") if mean > 0 else ("reversed" if sure else "likely reversed")
+
+
+def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    out = [head, ["---", *["---:"] * (len(head) - 1)], *lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in out)
+
+
+def claims(s: Rows) -> str:
+    """What the paper says, and what this data says of it."""
+    best, labels = s.of(FIRST), s.of("labels only")
+    pairs = [
+        ("300 pseudo-labels by CF-CM² beat labels alone", best, labels),
+        ("... more than twice the steps do", best, s.of("labels only, twice the steps")),
+        ("... beat all web animals", best, s.of("all web")),
+        ("... beat 300 at random", best, s.kept("random", 300)),
+        ("CF-CM² beats keypoint confidence at 300", best, s.kept("kp_conf", 300)),
+        ("CF-CM² beats CF-MT at 300", best, s.kept("cf_mt", 300)),
+        ("CF-CM² beats CF-CM at 300", best, s.kept("cf_cm", 300)),
+        ("the truth (oracle) selects better than CF-CM² at 300", s.kept("oracle", 300), best),
+        ("joints of another animal (shuffled) are worse", best, s.of("cf_cm2 300, shuffled")),
+        ("50 labels + 300 pseudo-labels beat 50 labels", s.of("cf_cm2 300 with 50 labels"), s.of("labels only 50")),
+        ("50 labels + 300 pseudo-labels beat 150 labels", s.of("cf_cm2 300 with 50 labels"), labels),
+        ("500 labels + 300 pseudo-labels beat 500 labels", s.of("cf_cm2 300 with 500 labels"), s.of("labels only 500")),
+        ("round 4 beats round 1", s.of(f"loop, round {ROUNDS}"), best),
+    ]
+    return table(
+        ["claim", "test", "", "wild", ""],
+        [[text, *(x for p in SPLITS for x in (gain(a, b, p), verdict(a, b, p)))] for text, a, b in pairs],
+    )
+
+
+def amounts(s: Rows) -> str:
+    base = s.of("labels only")
+    arms = ["labels only", "labels only, twice the steps", "all web", "cf_cm2 300, shuffled"]
+    lines = [
+        [a, s.cell(a, "test"), gain(s.of(a), base, "test"), s.cell(a, "wild"), gain(s.of(a), base, "wild")]
+        for a in arms
+    ]
+    for c in (*PAPER, *CONTROLS):
+        for n in KEPT:
+            mine = s.kept(c, n)
+            cells = [x for p in SPLITS for x in (told([r[p] for r in mine]), gain(mine, base, p))]
+            lines.append([f"`{c}` {n}", *cells])
+    return table(["150 labels and", "test", "gain over labels only", "wild", "gain over labels only"], lines)
+
+
+def labels(s: Rows) -> str:
+    lines = []
+    for n in LABELS:
+        base = s.of("labels only" if n == 150 else f"labels only {n}")
+        more = s.of(FIRST if n == 150 else f"cf_cm2 300 with {n} labels")
+        lines.append([str(n), *(x for p in SPLITS for x in (told([r[p] for r in base]), gain(more, base, p)))])
+    return table(["labels", "test, labels only", "+ 300 by `cf_cm2`", "wild, labels only", "+ 300 by `cf_cm2`"], lines)
+
+
+def rounds(s: Rows) -> str:
+    base, lines = s.of("labels only"), [["0", s.cell("labels only", "test"), "", s.cell("labels only", "wild"), ""]]
+    for number in range(1, ROUNDS + 1):
+        arm = f"loop, round {number}"
+        cells = [x for p in SPLITS for x in (s.cell(arm, p), gain(s.of(arm), base, p))]
+        lines.append([str(number), *cells])
+    return table(["round", "test", "gain over round 0", "wild", "gain over round 0"], lines)
+
+
+def aurc(s: Rows) -> str:
+    judged = s.file["judged"]
+    areas: dict[str, list[dict[str, Any]]] = {}
+    for row in (r for j in judged for r in j["aurc"]):
+        areas.setdefault(row["criterion"], []).append(row)
+    lines = []
+    for name, mine in sorted(areas.items(), key=lambda item: spread([r["aurc"] for r in item[1]])[0]):
+        lines.append([f"`{name}`", told([r["aurc"] for r in mine], 4), told([r["captured"] for r in mine], 1)])
+        for n in KEPT:
+            kept = [k for j in judged for k in j["selected"] if (k["criterion"], k["kept"]) == (name, n)]
+            lines[-1].append(told([k["pck_0.1"] for k in kept], 1))
+    return table(["criterion", "AURC", "captured, %", *(f"PCK@0.1 of the best {n}" for n in KEPT)], lines)
+
+
+def difficulty(s: Rows) -> str:
+    judged = s.file["judged"]
+    deciles = [told([j["error_deciles"][i] for j in judged], 3) for i in (0, 2, 4, 6, 8)]
+    world = s.file["world"]
+    lines = [
+        ["labelled animals (train, val, test)", ", ".join(str(world["labelled"][k]) for k in ("train", "val", "test"))],
+        ["web animals in the pool, kept apart", f"{world['pool']}, {world['wild']}"],
+        ["of the pool no animal of the species, %", told([j["other_animals"] for j in judged], 1)],
+        ["2D net on test, `auc_06_10`", told([j["test_2d"]["pose"] for j in judged])],
+        ["pseudo-labels of the pool, PCK@0.1", told([j["pck_0.1"] for j in judged])],
+        ["error of an animal (share of its box), deciles 1, 3, 5, 7, 9", "; ".join(deciles)],
+    ]
+    return table(["", ""], lines)
+
+
+def extensions(s: Rows) -> str:
+    """Against `base`; what is taken away from all of ours against that."""
+    lines = []
+    for name in sorted({r["arm"] for r in s.file["rows"]}, key=s.file["arms"].index):
+        base = s.of("all of ours" if name.startswith("ours without") else "base")
+        cells = [x for p in SPLITS for x in (s.cell(name, p), gain(s.of(name), base, p))]
+        lines.append([name, *cells, verdict(s.of(name), base, "test")])
+    return table(["arm", "test", "difference", "wild", "difference", "on test"], lines)
+
+
+def species(s: Rows) -> str:
+    base, lines = s.of("labels only"), []
+    for name in dict.fromkeys(["labels only", *sorted(r["arm"] for r in s.file["rows"])]):
+        cells = [x for p in SPLITS for x in (s.cell(name, p), gain(s.of(name), base, p))]
+        lines.append([name, *cells])
+    return table(["arm", "test", "gain over labels only", "wild", "gain over labels only"], lines)
+
+
+OTHERS = (
+    ("extensions", extensions, "extensions.json"),
+    ("extensions_random", extensions, "extensions_random.json"),
+    ("species", species, "study_horse.json"),
+)
+
+
+def figures(s: Rows) -> None:
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.9))
+    for axis, split in zip(axes, SPLITS, strict=True):
+        for i, c in enumerate((*PAPER, *CONTROLS)):
+            points = [(n, *spread([r[split] for r in s.kept(c, n)])) for n in KEPT if s.kept(c, n)]
+            x, y, e = (list(v) for v in zip(*points, strict=True))
+            at = [n * 1.035 ** (i - 2.5) for n in x]
+            style = ":" if c in CONTROLS else "-"
+            axis.errorbar(at, y, e, label=c, color=COLOURS[c], linestyle=style, marker="o", ms=4, capsize=2)
+        for arm, style in (("labels only", "--"), ("all web", "-.")):
+            mean, sd = spread([r[split] for r in s.of(arm)])
+            axis.axhline(mean, color="#777777", linestyle=style, lw=1, label=arm)
+            axis.axhspan(mean - sd, mean + sd, color="#777777", alpha=0.10, lw=0)
+        axis.set(xscale="log", xticks=KEPT, xticklabels=KEPT, xlabel="pseudo-labels kept", ylabel=f"{split} auc_06_10")
+        axis.minorticks_off()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    figure.subplots_adjust(left=0.07, right=0.855, bottom=0.13, top=0.97, wspace=0.22)
+    figure.savefig(IMAGES / "study_criteria.png", dpi=110)
+
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2))
+    arms = ["labels only", *(f"loop, round {n}" for n in range(1, ROUNDS + 1))]
+    for axis, split in zip(axes, SPLITS, strict=True):
+        mean, sd = zip(*(spread([r[split] for r in s.of(a)]) for a in arms), strict=True)
+        for seed in sorted({r["seed"] for r in s.of(FIRST)}):
+            each = [[r[split] for r in s.of(a) if r["seed"] == seed] for a in arms]
+            axis.plot([i for i, v in enumerate(each) if v], [v[0] for v in each if v], color="#bbbbbb", lw=1)
+        axis.errorbar(range(len(arms)), mean, sd, color="#e15759", marker="o", ms=4, capsize=2)
+        axis.set(xticks=range(len(arms)), xlabel="round", ylabel=f"{split} auc_06_10")
+    figure.tight_layout()
+    figure.savefig(IMAGES / "study_rounds.png", dpi=110)
+    plt.close("all")
+
+
+def main() -> None:
+    study = Rows("study.json")
+    blocks = {f.__name__: f(study) for f in (claims, amounts, labels, rounds, aurc, difficulty)}
+    for name, make, file in OTHERS:
+        if (RESULTS / file).exists():
+            blocks[name] = make(Rows(file))
+    text = PAGE.read_text(encoding="utf-8")
+    for name, block in blocks.items():
+        text = re.sub(
+            rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m, b=block: f"{m[1]}{b}\n{m[2]}", text, flags=re.S
+        )
+    PAGE.write_text(text, encoding="utf-8")
+    figures(study)
+
+
+if __name__ == "__main__":
+    main()
