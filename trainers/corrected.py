@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from tables import Dataset, InputError, Lake, join_rows, to_numpy
 
 SAME = 0.5  # intersection over union from which COCO takes two boxes for one object
+_AT_ONCE = 64  # parts of the crawl looked through at once
 
 
 def labelled_by_hand(instances: Dataset) -> pa.Array:
@@ -27,8 +28,9 @@ def labelled_by_hand(instances: Dataset) -> pa.Array:
     by_hand = pa.concat_tables([_boxes(lake, ds) for ds in labels])
     named = by_hand["sha256"].unique()
     shared = []  # photos of the crawl that somebody labelled: few, of millions
-    for part in photos.parts():
-        rows = photos.read(["photo_id", "sha256"], [part])
+    parts = photos.parts()
+    for at in range(0, len(parts), _AT_ONCE):
+        rows = photos.read(["photo_id", "sha256"], parts[at : at + _AT_ONCE])
         shared.append(rows.filter(pc.is_in(rows["sha256"], named)))
     known = pa.concat_tables(shared) if shared else pa.table({"photo_id": pa.array([], pa.string())})
     if not len(known):
