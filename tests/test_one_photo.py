@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,13 @@ from models.gltf import read_glb
 from models.heatmap import Detector
 from models.photo import decode_photo
 from pipelines import predict
+from pipelines.chosen_models import Chosen
 from pipelines.detect_worker import DetectWorker
 from pipelines.label_worker import rows_to_table
 from pipelines.pose_picture import overlay
 from pipelines.predict_files import names_of
 from pipelines.run_record import open_run
-from tables import QUADRUPED, Lake, schema, to_numpy
+from tables import QUADRUPED, InputError, Lake, schema, to_numpy
 
 ROOT = Path(__file__).resolve().parents[1]
 RULES = {"score": 0.0, "overlap": 0.5, "most": 2, "min_side": 8, "crop_px": 352, "radius": 0}
@@ -237,6 +239,26 @@ def test_what_is_wrong_is_one_line(
     # The tiny run has trained no detector.
     assert call(photo, "detector_model=null") == 2
     assert "run=default: its detector is no longer in the lake; give detector_model=<file>" in capsys.readouterr().err
+
+
+def test_the_run_names_what_the_user_does_not(tmp_path: Path) -> None:
+    made = Lake(str(tmp_path))
+    made.files.write("runs/deer/config.yaml", b"category: deer\ndetector: onnx\ndetector_model: yolox.onnx\n")
+    asked = {"lake": made.uri, "run": "deer", "category": "quadruped", "acsm": None, "pose": None, "detector": None}
+
+    def chosen(**given: Any) -> Chosen:
+        return Chosen(SimpleNamespace(**{**asked, "detector_model": None, **given}))
+
+    with pytest.raises(InputError, match=r"^run=deer: has not ended"):
+        _ = chosen().acsm
+    made.files.write_json("runs/deer/run.json", {"best_round": 0, "networks": {"pose": "/gone/models/pose/1/m"}})
+    assert chosen().detector == ("onnx", "yolox.onnx")
+    assert chosen(detector="hf", detector_model="a/b").detector == ("hf", "a/b")
+    assert chosen(acsm="mine").acsm == "mine"
+    assert chosen(acsm="mine").pose is None
+    for what, given in (("acsm", {}), ("pose", {}), ("detector", {"detector": "hf"}), ("detector", {"acsm": "mine"})):
+        with pytest.raises(InputError, match=r"give (acsm|pose)=<file>|^detector_model=null: "):
+            getattr(chosen(**given), what)
 
 
 def test_leading_arguments_are_photos() -> None:
