@@ -71,7 +71,7 @@ def main() -> None:
     args = made.parse_args()
     args.began = time.time()
     base = BASE | {"plan.lr": args.lr, "start": None if args.start == "random" else args.start}
-    settings = train_settings(128, 32)
+    settings = train_settings(args.size, args.width)
     ours = change(settings["acsm"], {"plan.steps": args.steps})
     bench = Bench(args.world, args.work, args.device, settings | dict.fromkeys(("former", "acsm"), change(ours, base)))
     told = {"steps": args.steps, "base": base, "device": device_name(args.device), "world": bench.told()}

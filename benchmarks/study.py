@@ -49,7 +49,7 @@ def main() -> None:
     made.add_argument("--species", action="store_true", help="the short list, for the repeat on another animal")
     args = made.parse_args()
     args.began = time.time()
-    settings = train_settings(128, 32)
+    settings = train_settings(args.size, args.width)
     acsm = change(settings["acsm"], {"plan.steps": args.steps, **MIXING})
     bench = Bench(args.world, args.work, args.device, settings | {"former": acsm, "acsm": acsm})
     results = Results(args.out, {"settings": settings | {"acsm": acsm}, "device": device_name(args.device)})

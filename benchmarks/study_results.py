@@ -64,6 +64,8 @@ def parser(doc: str | None, out: str) -> argparse.ArgumentParser:
     made.add_argument("--work", default="/tmp/wildshape-study", help="lake for all that is trained")
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     made.add_argument("--steps", type=int, default=2000, help="optimizer steps of every arm")
+    made.add_argument("--size", type=int, default=128, help="pixels of the nets' input")
+    made.add_argument("--width", type=int, default=32, help="of the nets' first stage")
     made.add_argument("--arms", nargs="+", help="only arms whose names begin so")
     made.add_argument("--workers", type=int, default=8, help="processes side by side")
     made.add_argument("--minutes", type=float, default=1e9, help="start no arm after so long")
