@@ -15,7 +15,7 @@ from torch import nn
 from models.heatmap import PoseNet
 from tables import Files
 from trainers.data import Instances
-from trainers.engine import Plan, batch_indices, bfloat16, fit, grouped_batch
+from trainers.engine import Plan, bfloat16, chain, fit, grouped_batch
 from trainers.stepper import Drawn
 from trainers.steps import PoseTask
 
@@ -78,20 +78,22 @@ def differ(a: nn.Module, b: nn.Module) -> bool:
 
 @pytest.mark.parametrize(("items", "batch"), [(10, 4), (10, 10), (7, 3), (5, 12), (1, 3)])
 def test_batches_cover_every_item_once_an_epoch(items: int, batch: int) -> None:
-    chain = torch.cat([batch_indices(items, batch, step, seed=3) for step in range(items)]).tolist()
-    assert len(chain) == items * batch
-    epochs = [chain[i : i + items] for i in range(0, len(chain), items)]
+    steps = [chain(items, step * batch, step * batch + batch, seed=3) for step in range(items)]
+    assert all(len(step) == batch for step in steps)
+    drawn = torch.cat(steps).tolist()
+    epochs = [drawn[i : i + items] for i in range(0, len(drawn), items)]
     assert all(sorted(e) == list(range(items)) for e in epochs)
     if items > 5:
         assert len({tuple(e) for e in epochs}) == len(epochs)
 
 
 def test_batches_follow_from_seed_and_step_alone() -> None:
-    late = batch_indices(100, 8, 57, seed=1)
+    groups = [(100, 0.3), (50, 0.7)]
+    late = grouped_batch(groups, 8, 57, seed=1)
     torch.manual_seed(99)
-    assert torch.equal(late, batch_indices(100, 8, 57, seed=1))
-    assert not torch.equal(late, batch_indices(100, 8, 57, seed=2))
-    assert not torch.equal(late, batch_indices(100, 8, 58, seed=1))
+    assert torch.equal(late, grouped_batch(groups, 8, 57, seed=1))
+    assert not torch.equal(late, grouped_batch(groups, 8, 57, seed=2))
+    assert not torch.equal(late, grouped_batch(groups, 8, 58, seed=1))
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.8])
@@ -115,6 +117,24 @@ def test_one_group_is_the_plain_chain_and_an_odd_share_still_fills_the_batch() -
     assert all(sorted(whole[i : i + 7]) == list(range(7)) for i in (0, 7, 14))
     thirds = [(5, 1 / 3), (5, 1 / 3), (5, 1 / 3)]
     assert all(len(grouped_batch(thirds, 8, step, 0)) == 8 for step in range(5))
+
+
+@pytest.mark.parametrize(
+    "shares", [(150 / 5150, 5000 / 5150), (0.1, 0.9), (0.9, 0.1), (0.5, 0.02, 0.48), (1 / 3, 1 / 3, 1 / 3), (0.0, 1.0)]
+)
+@pytest.mark.parametrize("batch", [1, 4, 12])
+def test_a_small_share_is_drawn_now_and_then_and_exact_in_the_long_run(shares: tuple[float, ...], batch: int) -> None:
+    groups = [(7, share) for share in shares]
+    drawn = torch.zeros(len(shares), dtype=torch.int64)
+    for step in range(300):
+        index = grouped_batch(groups, batch, step, seed=2)
+        assert len(index) == batch
+        drawn += torch.bincount(index // 7, minlength=len(shares))
+        assert all(abs(int(n) - (step + 1) * batch * s) <= 1 for n, s in zip(drawn, shares, strict=True))
+
+
+def test_a_group_without_items_leaves_its_share_to_the_others() -> None:
+    assert sorted(grouped_batch([(0, 0.5), (6, 0.5)], 6, 0, 0).tolist()) == list(range(6))
 
 
 # -- resume ---------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from selection import passing, select_round
 from tables import Dataset, InputError, Lake, join_rows
 from trainers.data import concatenate, image_weights, load_labelled, load_pseudo_labelled
 from trainers.engine import grouped_batch
-from trainers.jobs import _crop_data, check_settings, run_job
+from trainers.jobs import _acsm_task, _crop_data, check_settings, run_job
 from trainers.start import start_keys, start_weights
 from trainers.steps import ACSMTask
 
@@ -143,15 +143,26 @@ def test_labels_keep_their_share_and_have_the_last_steps(lake: Lake) -> None:
     assert 0 < n < len(data)
     still = {"rotate": 0.0, "zoom": 0.0, "shift": 0.0, "flip": 0.0, "colour": 0.0}
 
-    def labels(progress: float, **settings: Any) -> int:
+    def groups(progress: float, **settings: Any) -> Any:
         rest: Any = {"rigid": 0.0, "weight": 3.0, "robust": 0.0, "labels": n, **settings}
-        task = ACSMTask(acsm(lake, 0), data, SIZE, still, "cpu", **rest)
-        return int((grouped_batch(task.groups(progress), 100, 0, 0) < n).sum())
+        return ACSMTask(acsm(lake, 0), data, SIZE, still, "cpu", **rest).groups(progress)
 
-    assert labels(0.9) == round(100 * n / len(data))  # alike, as in the reference
+    def labels(progress: float, **settings: Any) -> int:
+        return int((grouped_batch(groups(progress, **settings), 100, 0, 0) < n).sum())
+
+    assert groups(0.9) == [(len(data), 1.0)]  # alike, as in the reference: one chain over all
     assert labels(0.9, label_share=0.8) == 80
     assert labels(0.2, labels_from=0.3, label_share=0.1) == 10
     assert labels(0.3, labels_from=0.3, label_share=0.1) == 100
+
+
+@pytest.mark.parametrize(("key", "value", "fix"), [("labels_from", 0.3, "1.0"), ("label_share", 0.5, "null")])
+def test_labels_that_are_not_there_have_no_share(lake: Lake, key: str, value: float, fix: str) -> None:
+    data, _ = _crop_data(lake, acsm_job(lake))
+    settings = {**_train_settings()["acsm"], "labels_from": 1.0, "label_share": None}
+    assert _acsm_task(acsm(lake, 0), data, 0, settings, "cpu").groups(0.9) == [(len(data), 1.0)]
+    with pytest.raises(InputError, match=rf"^train\.acsm\.{key}={value}: there are no training labels.* use {fix}"):
+        _acsm_task(acsm(lake, 0), data, 0, {**settings, key: value}, "cpu")
 
 
 def test_unsure_joints_of_pseudo_labels_do_not_count(lake: Lake) -> None:

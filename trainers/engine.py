@@ -55,26 +55,37 @@ class Plan:
 
 
 def grouped_batch(groups: Sequence[tuple[int, float]], batch: int, step: int, seed: int) -> torch.Tensor:
-    """Indices [batch] of step `step`: each group gives its share, drawn from a chain of permutations of its own."""
-    out, first, left, shares = [], 0, batch, sum(share for items, share in groups if items)
-    for number, (items, share) in enumerate(groups):
-        if items and share:
-            take = round(left * share / shares)
-            out.append(first + batch_indices(items, take, step, seed * 31 + number))
-            left, shares = left - take, shares - share
+    """Indices [batch] of step `step`: each group gives its share, drawn from a chain of permutations of its own.
+
+    What a share leaves of a whole item is carried to the next steps: after any number of them each group has given its
+    share of all that was drawn, to the nearest item.
+    """
+    out, first = [], 0
+    before, after = _given(groups, batch * step), _given(groups, batch * (step + 1))
+    for number, (items, _) in enumerate(groups):
+        out.append(first + chain(items, before[number], after[number], seed * 31 + number))
         first += items
     return torch.cat(out)
 
 
-def batch_indices(items: int, batch: int, step: int, seed: int) -> torch.Tensor:
-    """Indices [batch] of step `step` in an endless chain of seeded permutations of the items."""
-    start = step * batch
-    out: list[torch.Tensor] = []
-    while batch > 0:
+def _given(groups: Sequence[tuple[int, float]], drawn: int) -> list[int]:
+    """How many of all items `drawn` so far each group gave; a group without items gives its share to the others."""
+    given, shares = [], sum(share for items, share in groups if items)
+    for items, share in groups:
+        take = round(drawn * share / shares) if items and share else 0
+        given.append(take)
+        drawn, shares = drawn - take, shares - share * bool(items)
+    return given
+
+
+def chain(items: int, start: int, end: int, seed: int) -> torch.Tensor:
+    """Indices [end - start] from place `start` on of an endless chain of seeded permutations of the items."""
+    out = [torch.zeros(0, dtype=torch.int64)]
+    while start < end:
         epoch, at = divmod(start, items)
         order = torch.randperm(items, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-        out.append(order[at : at + batch])
-        start, batch = start + len(out[-1]), batch - len(out[-1])
+        out.append(order[at : at + end - start])
+        start += len(out[-1])
     return torch.cat(out)
 
 

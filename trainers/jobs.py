@@ -139,8 +139,14 @@ def _acsm_task(acsm: ACSM, data: Instances, labels: int, settings: Mapping[str, 
     """Keypoints alone, or masks as well where the network has a map head.
 
     Raises:
-        InputError: masks are asked for, and no training label has one.
+        InputError: masks are asked for, and no training label has one; or labels are to be a part of the batches, and
+            there are none.
     """
+    for key in ("label_share", "labels_from"):
+        alone = {"label_share": None, "labels_from": 1.0}[key]
+        if not labels and settings[key] != alone:
+            fix = f"there are no training labels: ingest some, or use {'null' if alone is None else alone}"
+            raise InputError(f"train.acsm.{key}", settings[key], fix)
     rest: dict[str, Any] = {
         "rigid": float(settings["rigid"]), "weight": float(settings["keypoint_weight"]),
         "robust": float(settings["robust"]), "labels": labels, "label_share": settings["label_share"],

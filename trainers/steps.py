@@ -68,7 +68,7 @@ class CropTask:
     ) -> None:
         self.model, self.image_size, self.augment = model, image_size, augment
         self.items, self.labels, self.labels_from = len(data), len(data) if labels is None else labels, labels_from
-        self.label_share = self.labels / max(1, self.items) if label_share is None else label_share
+        self.label_share = label_share
         crops = torch.from_numpy(data.crops)
         self.resident = fits(crops.nbytes, device)
         self.crops = crops.to(device) if self.resident else crops
@@ -79,6 +79,8 @@ class CropTask:
     def groups(self, progress: float) -> Sequence[tuple[int, float]]:
         if self.labels == self.items or progress >= self.labels_from:
             return [(self.labels, 1.0)]
+        if self.label_share is None:
+            return [(self.items, 1.0)]
         return [(self.labels, self.label_share), (self.items - self.labels, 1 - self.label_share)]
 
     def phase(self, progress: float) -> Hashable:
