@@ -42,7 +42,7 @@ def check(cfg: Any) -> None:
         check_model(cfg.detector_model, "detector", "detector_model")
     elif cfg.detector != "own" and not cfg.detector_model:
         raise InputError("detector_model", "null", f"name the model that detector={cfg.detector} runs")
-    from trainers.jobs import check_settings
+    from trainers.settings import check_settings
 
     for name in ("detector", "pose", "aux", "acsm"):
         check_settings(name, cfg.train[name])

@@ -21,7 +21,8 @@ from selection import passing, select_round
 from tables import Dataset, InputError, Lake, join_rows
 from trainers.data import concatenate, image_weights, load_labelled, load_pseudo_labelled
 from trainers.engine import grouped_batch
-from trainers.jobs import _acsm_task, _crop_data, check_settings, run_job
+from trainers.jobs import _acsm_task, _crop_data, run_job
+from trainers.settings import check_settings
 from trainers.start import start_keys, start_weights
 from trainers.steps import ACSMTask
 
@@ -254,9 +255,6 @@ def test_a_start_that_cannot_be_is_refused() -> None:
     for name, start in (("acsm", "none"), ("pose", "former"), ("detector", "pose")):
         with pytest.raises(InputError, match=rf"train\.{name}\.start={start}"):
             check_settings(name, {**_train_settings()[name], "start": start})
-    for key, value in (("gate", 0), ("gate", "a"), ("pseudo_weight", -1), ("pseudo_weight", "sure")):
-        with pytest.raises(InputError, match=rf"train\.acsm\.{key}={value}"):
-            check_settings("acsm", {**_train_settings()["acsm"], key: value})
 
 
 def acsm(lake: Lake, seed: int, **net: Any) -> ACSM:

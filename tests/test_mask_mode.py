@@ -22,7 +22,7 @@ from tables import InputError, Lake
 from trainers.data import Instances, load_labelled
 from trainers.engine import Plan, fit
 from trainers.evaluate import evaluate_acsm
-from trainers.jobs import _acsm_task, check_settings, run_job
+from trainers.jobs import _acsm_task, run_job
 from trainers.mask_task import MaskTask
 from trainers.masks import CONTOUR, mask_in_window, mask_targets, masks_digest
 from trainers.steps import ACSMTask, shares
@@ -283,6 +283,3 @@ def test_mask_mode_without_a_mask_is_refused(labelled: tuple[Instances, Template
     net = ACSM(template, width=8, image_size=SIZE, features=32, surface=True)
     with pytest.raises(InputError, match=r"train\.acsm\.net\.surface=True: no training label has a mask"):
         _acsm_task(net, bare, len(bare), settings, "cpu")
-    settings["net"]["compat"] = "csm"
-    with pytest.raises(InputError, match=r"train\.acsm\.net\.compat=csm"):
-        check_settings("acsm", settings)

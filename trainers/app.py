@@ -29,7 +29,7 @@ _LEAVE_THE_LAKE = ("export", "predict", "template", "visualize")
 def command(config_name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
     """Make `run(cfg)` the command of `conf/<config_name>.yaml`.
 
-    `resources` and `lake` are checked here, for every command alike, before anything starts.
+    `resources`, `seed` and `lake` are checked here, for every command alike, before anything starts.
     `InputError` and a reference to no key (`${nope}`) print as one line and exit with 2; other errors keep their
     traceback and exit with 1.
     """
@@ -39,6 +39,7 @@ def command(config_name: str) -> Callable[[Callable[[Any], None]], Callable[[], 
         def main(cfg: Any) -> None:
             try:
                 check_resources(cfg.get("resources"))
+                check_seed(cfg.get("seed"))
                 if config_name not in _LEAVE_THE_LAKE:
                     check_lake(cfg.get("lake"))
                 run(cfg)
@@ -52,6 +53,16 @@ def command(config_name: str) -> Callable[[Callable[[Any], None]], Callable[[], 
         return main
 
     return wrap
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse a `seed` that not every generator takes.
+
+    Raises:
+        InputError: it is no whole number from 0 to 2^32 - 1.
+    """
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise InputError("seed", seed, f"must be a whole number between 0 and {2**32 - 1}")
 
 
 def check_lake(lake: Any) -> None:

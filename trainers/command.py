@@ -19,7 +19,7 @@ def train_command(cfg: Any, name: str, **extra: Any) -> dict[str, Any]:
     from tables import Lake
     from trainers.cluster import connect
     from trainers.group import TrainGroup, training_bar
-    from trainers.jobs import check_settings
+    from trainers.settings import check_settings
     from trainers.start import start_keys
     from trainers.tracking import open_tracker, scalars
 

@@ -6,7 +6,6 @@ again, a half-trained one goes on from its checkpoint.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,7 +15,6 @@ import torch
 from models.acsm import ACSM
 from models.checkpoint import checkpoint_bytes
 from models.heatmap import Detector, PoseNet
-from models.resnet import BLOCKS
 from models.template import Template
 from tables import InputError, Lake, fingerprint
 from trainers.data import Instances, concatenate, image_weights, load_labelled, load_pseudo_labelled
@@ -26,7 +24,7 @@ from trainers.mask_task import MaskTask
 from trainers.masks import mask_targets, masks_digest
 from trainers.notes import Note, note_taker
 from trainers.photos import labelled_photos
-from trainers.start import check_start, start_identity, start_weights
+from trainers.start import start_identity, start_weights
 from trainers.steps import ACSMTask, DetectorTask, PoseTask
 
 SPLITS = ("val", "test")
@@ -104,35 +102,6 @@ def run_job(
         lake.files.write_json(f"{folder}/model.json", known)
         _forget(lake, f"{folder}/checkpoint.pt")
     return known
-
-
-def check_settings(name: str, settings: Mapping[str, Any]) -> None:
-    """Refuse a section of the `train` config that cannot be trained, before workers start.
-
-    Raises:
-        InputError: naming the key, its value and the fix.
-    """
-    plan, size, depth = settings["plan"], settings["image_size"], settings["net"]["depth"]
-    for key in ("steps", "batch", "checkpoint_every"):
-        if type(plan[key]) is not int or plan[key] < 1:
-            raise InputError(f"train.{name}.plan.{key}", plan[key], "must be a whole number, 1 or more")
-    if plan["schedule"] not in ("cosine", "constant"):
-        raise InputError(f"train.{name}.plan.schedule", plan["schedule"], "use cosine or constant")
-    if plan["precision"] not in ("auto", "float32", "bfloat16", "float64"):
-        raise InputError(f"train.{name}.plan.precision", plan["precision"], "use auto, float32, bfloat16 or float64")
-    if type(size) is not int or size < 64 or size % 32:
-        raise InputError(f"train.{name}.image_size", size, "must be a multiple of 32, at least 64")
-    if depth not in BLOCKS:
-        raise InputError(f"train.{name}.net.depth", depth, f"use one of {', '.join(map(str, sorted(BLOCKS)))}")
-    if settings["net"].get("compat") not in (None, "animals3d"):
-        raise InputError(f"train.{name}.net.compat", settings["net"]["compat"], "use animals3d or null")
-    if "start" in settings:
-        check_start(name, settings)
-    gate, weight = settings.get("gate"), settings.get("pseudo_weight", 1.0)
-    if gate is not None and (type(gate) not in (int, float) or not gate > 0):
-        raise InputError(f"train.{name}.gate", gate, "must be a share of the box's longer side above 0, or null")
-    if weight != "confidence" and (type(weight) not in (int, float) or not 0 <= weight < math.inf):
-        raise InputError(f"train.{name}.pseudo_weight", weight, "must be a factor, 0 or more, or confidence")
 
 
 def _acsm_task(acsm: ACSM, data: Instances, labels: int, settings: Mapping[str, Any], device: str) -> ACSMTask:

@@ -34,7 +34,7 @@ def start_keys(
     start, depth = train[name]["start"], train[name]["net"]["depth"]
     if start == "imagenet":
         source = train["imagenet"].get(f"resnet{depth}")
-        if not source:
+        if not isinstance(source, str) or not source:
             raise InputError(f"train.imagenet.resnet{depth}", source, "give a file or a URL of torchvision's weights")
         # Workers have another working directory.
         return {"start_from": None, "imagenet": source if "://" in source else os.path.abspath(source)}
