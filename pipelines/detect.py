@@ -77,6 +77,7 @@ def detect(
         from pipelines.stage import parts_as_units, parts_at_once, run_stage
 
         check_model(category, model, rules, detector)
+        instances.unfinish()
         forget_outdated(instances, photos)
         units, at_once = parts_as_units(photos), parts_at_once(resources)
         totals = run_stage(instances, units, DetectWorker, args, resources, state, finish=False, at_once=at_once)

@@ -16,10 +16,11 @@ import traceback
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tables import Dataset
-from trainers.cluster import connect
+from trainers.cluster import check_room, connect
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -37,6 +38,10 @@ class Worker(Protocol):
     def __call__(self, part: str, payload: Any) -> Mapping[str, int]: ...
 
 
+class GivenUp(Exception):
+    """What is said of a unit that too many actors died of."""
+
+
 class Actor:
     """What Ray Data holds: turns a batch of one unit into a call and an exception into a row.
 
@@ -47,6 +52,7 @@ class Actor:
 
     def __init__(self, factory: type[Any], args: Mapping[str, Any], output: Dataset, run: str, threads: int) -> None:
         self.work, self.output, self.run = factory(**args), output, run
+        self._door, self._left, self._inside = threading.Lock(), threading.Condition(), 0
         gc.freeze()  # what is loaded lives as long as the actor: the collector need not walk it again and again
         if torch := sys.modules.get("torch"):  # a crawl's worker needs none, and to import it takes seconds
             torch.set_num_threads(threads)
@@ -57,21 +63,57 @@ class Actor:
         return {"part": [part], "counts": [json.dumps(counts)], "error": [error]}
 
     def attempt(self, part: str, payload: Any) -> tuple[dict[str, int], str]:
-        """The worker's counts, and the traceback of what it raised or nothing.
+        """The worker's counts, and what is to be said of what it raised or nothing."""
+        try:
+            with self.trying(part):
+                return dict(self.work(part, payload)), ""
+        except Exception as error:  # noqa: BLE001 - a poison unit is a row of the stage's result, the others go on
+            return {}, told(error)
 
-        Ray tries a unit again whose actor died, however often. One that `DEATHS` actors died of is given up here.
+    @contextmanager
+    def trying(self, part: str) -> Iterator[None]:
+        """Note for the while that a unit is in work: what is noted at its next try is how many actors died meanwhile.
+
+        Ray tries a unit again whose actor died, however often. Of several in work nobody knows which one it was, so
+        each of them is tried again alone; then no other is given up for the one that kills.
+
+        Raises:
+            GivenUp: `DEATHS` actors died of it.
         """
         files, note = self.output.files, f"{self.output.path}/_tries/{self.run}-{part}.json"
         deaths = files.read_json(note) or 0
         if deaths >= DEATHS:
-            return {}, f"{deaths} actors died of it"
-        files.write_json(note, deaths + 1)
+            raise GivenUp(f"{deaths} actors died of it")
+        with self._alone() if deaths else self._among_others():
+            files.write_json(note, deaths + 1)
+            try:
+                yield
+            finally:
+                files.fs.delete_file(files.full(note))
+
+    @contextmanager
+    def _among_others(self) -> Iterator[None]:
+        with self._door, self._left:
+            self._inside += 1
         try:
-            return dict(self.work(part, payload)), ""
-        except Exception:  # noqa: BLE001 - a poison unit is a row of the stage's result, the others go on
-            return {}, traceback.format_exc()
+            yield
         finally:
-            files.fs.delete_file(files.full(note))
+            with self._left:
+                self._inside -= 1
+                self._left.notify()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let no unit in until this one is through, and wait until those inside have left."""
+        with self._door:
+            with self._left:
+                self._left.wait_for(lambda: not self._inside)
+            yield
+
+
+def told(error: Exception) -> str:
+    """What a unit's row says of it: the traceback, unless the unit was not even begun."""
+    return str(error) if isinstance(error, GivenUp) else "".join(traceback.format_exception(error))
 
 
 def run_stage(
@@ -101,6 +143,7 @@ def run_stage(
         The counts the workers gave, summed over this run, with `units`, `units_skipped` and `units_lost`.
 
     Raises:
+        InputError: an actor books more than a local Ray has.
         RuntimeError: more than `resources.failure_budget` of the units were lost; the rest is committed.
     """
     done = output.manifests()
@@ -109,6 +152,8 @@ def run_stage(
     errors: list[str] = []
     if todo:
         with connect(resources):
+            check_room(resources)
+            output.unfinish()
             actor = {"factory": worker, "args": dict(args), "output": output, "run": uuid.uuid4().hex[:8]}
             rows = _stream(todo, actor, resources, at_once)
             for row in show(rows) if show else progress(rows, output.table, len(todo)):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,18 +15,22 @@ import pyarrow as pa
 import pytest
 
 from pipelines.stage import DEATHS, run_stage
-from tables import Dataset, Lake, schema
+from tables import Dataset, InputError, Lake, schema
 
 
 class Deadly:
-    """Worker whose process ends at some parts, as at a photo that crashes a decoder; it notes every attempt."""
+    """Worker whose process ends at a part, as at a photo that crashes a decoder, while others take their time.
 
-    def __init__(self, output: Dataset, poison: str, notes: str) -> None:
-        self.output, self.poison, self.notes = output, poison, notes
+    It notes every attempt.
+    """
+
+    def __init__(self, output: Dataset, poison: str, notes: str, seconds: float = 0.0) -> None:
+        self.output, self.poison, self.notes, self.seconds = output, poison, notes, seconds
 
     def __call__(self, part: str, payload: Any) -> Mapping[str, int]:
         with open(self.notes, "a", encoding="utf-8") as f:
             f.write(f"{part}\n")
+        time.sleep(self.seconds / (4 if part == self.poison else 1))
         if part == self.poison:
             os._exit(1)
         row = {"model": payload, "model_id": part, "split": "test"}
@@ -33,18 +39,51 @@ class Deadly:
 
 
 @pytest.mark.ray
-def test_a_unit_that_kills_its_actors_is_lost_and_no_other(tmp_path: Path, ray_local: SimpleNamespace) -> None:
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_a_unit_that_kills_its_actors_is_lost_and_no_other(
+    at_once: int, tmp_path: Path, ray_local: SimpleNamespace
+) -> None:
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not find test modules by name
     output, notes = Lake(str(tmp_path)).dataset("metrics", "deer", {"n": 1}), tmp_path / "notes"
     units = {f"u{i}": "x" for i in range(6)}
     alone = SimpleNamespace(**{**vars(ray_local), "actors": 1})
-    args = {"output": output, "poison": "u2", "notes": str(notes)}
+    args = {"output": output, "poison": "u2", "notes": str(notes), "seconds": at_once - 1.0}
     with pytest.raises(RuntimeError, match=f"1 of 6 units were lost; first: u2: {DEATHS} actors died of it"):
-        run_stage(output, units, Deadly, args, alone, "a")
+        run_stage(output, units, Deadly, args, alone, "a", at_once=at_once)
     assert output.parts() == ["u0", "u1", "u3", "u4", "u5"]
-    assert notes.read_text().split().count("u2") == DEATHS
+    tries = Counter(notes.read_text().split())
+    assert tries.pop("u2") == DEATHS
+    assert max(tries.values()) <= 2  # those that were in work beside it are tried again alone
     # Another run begins anew, and what was committed is left alone.
     healed = run_stage(output, units, Deadly, {**args, "poison": ""}, alone, "a")
     assert (healed["units"], healed["units_lost"], healed["rows"]) == (1, 0, 1)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("key", ["cpus", "gpus"])
+def test_an_actor_that_the_local_ray_cannot_hold_is_refused(
+    key: str, tmp_path: Path, ray_local: SimpleNamespace
+) -> None:
+    output = Lake(str(tmp_path)).dataset("metrics", "deer", {"n": 1})
+    greedy = SimpleNamespace(**{**vars(ray_local), key: 64})
+    with pytest.raises(InputError, match="the local Ray has") as caught:
+        run_stage(output, {"u": "x"}, Deadly, {}, greedy, "a")
+    assert caught.value.argument == f"resources.{key}"
+
+
+@pytest.mark.ray
+def test_a_dataset_that_is_extended_is_finished_only_when_all_is_done(
+    tmp_path: Path, ray_local: SimpleNamespace
+) -> None:
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    output = Lake(str(tmp_path)).dataset("metrics", "deer", {"n": 1})
+    args = {"output": output, "poison": "", "notes": str(tmp_path / "notes")}
+    run_stage(output, {"u0": "x"}, Deadly, args, ray_local, "a")
+    assert output.is_finished("a")
+    with pytest.raises(RuntimeError, match="1 of 2"):  # the payload does not fit the table
+        run_stage(output, {"u0": "x", "u1": {}}, Deadly, args, ray_local, "b")
+    assert output.finished() is None

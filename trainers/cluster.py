@@ -103,6 +103,28 @@ def connect(resources: Any) -> Iterator[None]:
         ray.shutdown()
 
 
+def check_room(resources: Any, name: str = "resources") -> None:
+    """Refuse an actor that the local Ray in use can never hold: Ray would wait for room without a word.
+
+    A cluster (`resources.address`) may grow, so there Ray is left to wait.
+
+    Args:
+        name: of the section, to be told in the refusal.
+
+    Raises:
+        InputError: an actor books more CPUs or GPUs than there are.
+    """
+    import ray
+
+    if resources.address:
+        return
+    there = ray.cluster_resources()
+    for key, kind in (("cpus", "CPU"), ("gpus", "GPU")):
+        booked, most = getattr(resources, key), there.get(kind, 0)
+        if booked > most:
+            raise InputError(f"{name}.{key}", booked, f"the local Ray has {most:g} for an actor to book")
+
+
 def our_packages() -> dict[str, Any]:
     """`runtime_env` that carries our packages, wherever they are installed."""
     folders = []
