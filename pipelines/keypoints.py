@@ -67,6 +67,7 @@ def infer(
         return pseudo
     if before and (before.identity["instances"] != instances.fingerprint or not before.is_finished(state)):
         before = None
+    pseudo.unfinish()
     forget_outdated(pseudo, instances)
     units, args["before"], at_once = parts_as_units(instances), before, parts_at_once(resources)
     run_stage(pseudo, units, KeypointWorker, args, resources, state, at_once=at_once)
