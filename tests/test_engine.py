@@ -260,7 +260,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(value: float) -> None:
         return plain(*args) * (value if len(calls) >= 4 else 1.0)  # type: ignore[arg-type]
 
     task.loss = loss  # type: ignore[assignment, method-assign]
-    with pytest.raises(FloatingPointError, match=r"at step 4.*lr=0\.05"):
+    with pytest.raises(FloatingPointError, match=r"^the loss is (nan|inf) at step 4$"):
         fit(task, PLAN)
 
 

@@ -24,7 +24,7 @@ from test_extensions import acsm_job
 from tiny import CATEGORY, _train_settings, shared_lake
 
 from models.checkpoint import load_checkpoint
-from tables import Lake
+from tables import InputError, Lake
 from trainers import evaluate
 from trainers.data import load_labelled
 from trainers.evaluate import evaluate_acsm, evaluate_pose
@@ -45,7 +45,13 @@ def exact(job: dict[str, Any]) -> dict[str, Any]:
 
 def jobs(lake: Lake) -> dict[str, dict[str, Any]]:
     pose = {"kind": "pose", "lake": lake.uri, "category": CATEGORY, "settings": _train_settings()["pose"], "seed": 0}
-    return {"acsm": exact(acsm_job(lake)), "pose": exact(pose)}
+    masks = exact(acsm_job(lake))
+    masks["settings"]["net"] |= {"surface": True, "hypotheses": 2}
+    masks["settings"]["mask_losses"] |= {
+        "keypoints_first": 0.85,
+        "warm_up": 0.05,
+    }  # the last six steps, two of them warm
+    return {"acsm": exact(acsm_job(lake)), "pose": exact(pose), "masks": masks}
 
 
 def lake_in(folder: Path) -> Lake:
@@ -86,13 +92,35 @@ def together(pair: TrainGroup, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("kind", ["acsm", "pose"])
+@pytest.mark.parametrize("kind", ["acsm", "pose", "masks"])
 def test_two_workers_train_as_one(
     alone: dict[str, list[Note]], together: dict[str, tuple[list[Note], Any]], kind: str
 ) -> None:
     one, two = losses(alone[kind]), losses(together[kind][0])
     assert np.ptp(one) > 0.1 * one.mean()  # steps were made, and of some length
     np.testing.assert_allclose(two, one, rtol=1e-9)
+
+
+@pytest.mark.ray
+def test_the_parts_of_a_loss_are_those_of_the_whole_batch(
+    alone: dict[str, list[Note]], together: dict[str, tuple[list[Note], Any]]
+) -> None:
+    for one, two in zip(alone["masks"], together["masks"][0], strict=True):
+        assert sum(two.terms.values()) == pytest.approx(two.loss, rel=1e-9)
+        assert two.terms == pytest.approx(one.terms, rel=1e-9)
+    assert {"cycle", "coverage"} <= set(alone["masks"][-1].terms)
+
+
+@pytest.mark.ray
+def test_a_training_that_diverges_is_refused_and_not_tried_again(pair: TrainGroup, tmp_path: Path) -> None:
+    job = jobs(lake_in(tmp_path))["pose"]
+    job["settings"]["plan"] |= {"lr": 1e9, "clip": 0.0}
+    before, notes = training_workers(), list[Note]()
+    with pytest.raises(InputError, match=r"^train\.pose\.plan\.lr=1000000000\.0: the loss is (nan|inf) at step \d+"):
+        pair.run(job, notes.append)
+    assert training_workers() == before  # the group was not started again
+    steps = [n.step for n in notes]
+    assert steps == sorted(set(steps))
 
 
 @pytest.mark.ray

@@ -86,7 +86,7 @@ def detector_task() -> DetectorTask:
 
 def test_terms_sum_to_the_loss() -> None:
     made, notes = detector_task(), []
-    take = note_taker(made, 4, (made.photos.numpy(), made.boxes), notes.append, 0, 1)
+    take = note_taker(made, 4, (made.photos.numpy(), made.boxes), notes.append)
     fit(made, Plan(steps=4, batch=2, precision="float32"), on_step=take)
     assert [set(n.terms) for n in notes] == [{"centre", "box"}] * 4
     for n in notes:
@@ -103,7 +103,7 @@ def test_watching_changes_nothing(labelled: Any, masks: bool) -> None:
     for watched in (False, True):
         made, notes = task(labelled, 2), []
         made.keypoints_first = 0.0 if masks else 1.0
-        take = note_taker(made, 2, labelled[0], notes.append, 0, 1) if watched else None
+        take = note_taker(made, 2, labelled[0], notes.append) if watched else None
         kept.append(fit(made, plan, on_step=take).state_dict())
     assert [k for k in kept[0] if not torch.equal(kept[0][k], kept[1][k])] == []
     assert set(notes[-1].terms) >= ({"keypoints", "cycle", "coverage"} if masks else {"keypoints"})

@@ -128,8 +128,7 @@ def fit(
             if isinstance(module, _BatchNorm):
                 module.eval()
     low = bfloat16(plan.precision, device)
-    share = len(range(rank, plan.batch, world)) / plan.batch
-    take_step = Stepper(task, optimizer, device, plan.clip, low, share, plan.steps)
+    take_step = Stepper(task, optimizer, device, plan.clip, low, share_of(plan.batch, rank, world), plan.steps)
     now, kept = _floats(model), _floats(average) if average is not None else []
     say_every = max(1, plan.steps // 100)
     for step in range(done, plan.steps):
@@ -147,13 +146,18 @@ def fit(
         if save or (step + 1) % say_every == 0 or step + 1 == plan.steps:
             value = float(loss)
             if not math.isfinite(value):
-                raise FloatingPointError(f"loss is {value} at step {step + 1}: lower lr={plan.lr}")
+                raise FloatingPointError(f"the loss is {value} at step {step + 1}")
             if on_step:
                 on_step(step + 1, value)
         if checkpoint and save and rank == 0:
             _save(checkpoint, model, average, optimizer, step + 1)
     kept_model = average if average is not None else model
     return (kept_model.float() if exact else kept_model).eval()
+
+
+def share_of(batch: int, rank: int, world: int) -> float:
+    """Share of each batch that a worker computes: it has every `world`-th row."""
+    return len(range(rank, batch, world)) / batch
 
 
 def bfloat16(precision: str, device: str) -> bool:

@@ -18,7 +18,7 @@ from models.heatmap import Detector, PoseNet
 from models.template import Template
 from tables import InputError, Lake, fingerprint
 from trainers.data import Instances, concatenate, image_weights, load_labelled, load_pseudo_labelled
-from trainers.engine import Plan, Task, fit
+from trainers.engine import Plan, Task, fit, share_of
 from trainers.evaluate import evaluate_acsm, evaluate_detector, evaluate_pose
 from trainers.mask_task import MaskTask
 from trainers.masks import mask_targets, masks_digest
@@ -51,7 +51,7 @@ def run_job(
         `model` (path in the lake), `model_id`, `metrics` (split -> metrics), `items` trained on.
 
     Raises:
-        InputError: the lake lacks what the job names.
+        InputError: the lake lacks what the job names; or the training diverged.
     """
     lake = Lake(job["lake"])
     settings = job["settings"]
@@ -90,8 +90,12 @@ def run_job(
     start_weights(task.model, job)
     plan = Plan(seed=int(job["seed"]), **settings["plan"])
     examples = (photos, boxes) if job["kind"] == "detector" else data
-    on_step = None if tell is None else note_taker(task, plan.steps, examples, tell, rank, world)
-    model = fit(task, plan, (lake.files, f"{folder}/checkpoint.pt"), rank, world, device, on_step)
+    share = share_of(plan.batch, rank, world)
+    on_step = None if tell is None else note_taker(task, plan.steps, examples, tell, rank, share)
+    try:
+        model = fit(task, plan, (lake.files, f"{folder}/checkpoint.pt"), rank, world, device, on_step)
+    except FloatingPointError as error:  # on every worker at the same step; another attempt would end there too
+        raise InputError(f"train.{job['kind']}.plan.lr", plan.lr, f"{error}: give a lower one") from error
     metrics = _evaluate(job, lake, model, rank, world)
     known = {
         "model": path, "model_id": model_id, "kind": job["kind"], "metrics": metrics, "items": items, "job": dict(job),

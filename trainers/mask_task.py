@@ -122,9 +122,9 @@ class MaskTask(ACSMTask):
         """Masks in {0,1} and distances [B,size,size] as the network sees them; distances in the reference's pixels."""
         b, matrix, place = len(drawn["matrix"]), drawn["matrix"], drawn["mask"].clamp(min=0)
         grid = nn.functional.affine_grid(matrix, [b, 1, size, size], align_corners=False)
-        mask = nn.functional.grid_sample(self.masks[place, None].float(), grid, align_corners=False)
+        mask = nn.functional.grid_sample(self.masks[place, None].to(matrix.dtype), grid, align_corners=False)
         distance = nn.functional.grid_sample(
-            self.distances[place, None].float(), grid, padding_mode="border", align_corners=False
+            self.distances[place, None].to(matrix.dtype), grid, padding_mode="border", align_corners=False
         )
         zoom = torch.linalg.det(matrix[:, :, :2]).abs().sqrt()[:, None, None]
-        return (mask[:, 0] > 0.5).float(), distance[:, 0] * REFERENCE_PIXELS / zoom
+        return (mask[:, 0] > 0.5).to(matrix.dtype), distance[:, 0] * REFERENCE_PIXELS / zoom

@@ -43,21 +43,22 @@ class Note(NamedTuple):
 
 
 def note_taker(
-    task: Any, steps: int, examples: Any, tell: Callable[[Note], None], rank: int, world: int
+    task: Any, steps: int, examples: Any, tell: Callable[[Note], None], rank: int = 0, share: float = 1.0
 ) -> Callable[[int, float], None]:
     """What `fit` calls as `on_step`, on every worker; the first one tells.
 
     Args:
         task: whose `model` and `terms` are looked at; what it computes stays as it is.
         examples: `Instances`, or of a detector photos and boxes as in `DetectorTask`.
+        share: of each batch that this worker computes, as in `Stepper`.
     """
     shown = 0
 
     def on_step(step: int, loss: float) -> None:
         nonlocal shown
         terms = {name: value.clone().reshape(1) for name, value in task.terms.items()}
-        if world > 1 and terms:
-            average_over_workers(list(terms.values()), 1 / world)
+        if share < 1 and terms:
+            average_over_workers(list(terms.values()), share)
         due, picture = step * PICTURES // steps, None
         if rank:
             return
