@@ -42,13 +42,13 @@ def predict_acsm(net: ACSM, crops: np.ndarray | torch.Tensor, mesh: bool = False
 
 @torch.inference_mode()
 def predict_all(
-    nets: Mapping[str, Any], crops: torch.Tensor, image_size: int, views: bool = True
+    nets: Mapping[str, Any], crops: torch.Tensor, image_size: int, views: bool = True, aux_size: int | None = None
 ) -> dict[str, torch.Tensor]:
     """What all networks say of stored crops uint8 [B,C,C,3] on their device, in the network's frame.
 
     Args:
         nets: of `pose`, `aux` and `acsm` those there are.
-        image_size: of the 2D nets.
+        image_size: of `pose`, and of `aux` where `aux_size` does not say another.
         views: False leaves out the joints of `pose`: it is there for its heatmaps alone.
 
     Returns:
@@ -66,7 +66,7 @@ def predict_all(
         if views:
             found["keypoints_mt"] = torch.stack([_joints(upright, matrix), *(_joints(*look) for look in looks)], 1)
     if "aux" in nets:
-        found["keypoints_aux"] = predict_pose(nets["aux"], crops, image_size)
+        found["keypoints_aux"] = predict_pose(nets["aux"], crops, aux_size or image_size)
     return found
 
 

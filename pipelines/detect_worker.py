@@ -12,8 +12,9 @@ import pyarrow as pa
 import torch
 
 from models.photo import decode_photo
+from pipelines.careful import Careful
 from pipelines.detect_rules import Rules, sift, wanted_classes
-from pipelines.detectors import PIXELS, Careful, Found, batches, open_detector
+from pipelines.detectors import BATCH, PIXELS, Found, batches, open_detector
 from pipelines.label_worker import crop_fields, rows_to_table
 from pipelines.photo_checks import check_photo
 from pipelines.photo_resize import dhash
@@ -33,6 +34,7 @@ class DetectWorker:
 
     A photo that cannot be looked at costs its own rows only. It is counted under its reason (`truncated`, `not_image`,
     `bomb`, `undecodable`, or `poison` where it made something raise), and the part's manifest names it under `lost`.
+    Where the device is to blame nothing is committed: RuntimeError.
 
     Args:
         model: path or name of the detector's model.
@@ -55,7 +57,7 @@ class DetectWorker:
         self.rules = Rules.read(rules)
         self.net = open_detector(kind, model, self.rules, device)
         self.wanted = wanted_classes(self.net.names, self.rules.classes, category)
-        self.find = Careful(self.net)
+        self.find: Careful[np.ndarray, Found] = Careful(self.net, BATCH)
         self.photos, self.instances, self.detector, self.category = photos, instances, detector, category
 
     def __call__(self, part: str, payload: Any) -> dict[str, int]:

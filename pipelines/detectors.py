@@ -113,35 +113,6 @@ def read_model(path: str) -> bytes:
     return data
 
 
-class Careful:
-    """A detector that photos cannot stop: a batch that fails is halved until the photo that fails is alone.
-
-    Out of memory is such a failure: it costs a split, and from then on batches are no larger than what went through.
-    """
-
-    def __init__(self, detector: PhotoDetector) -> None:
-        self.detector, self.most = detector, BATCH
-
-    def __call__(self, photos: Sequence[np.ndarray]) -> list[Found | Exception]:
-        """What was found in each photo, or what it raised where it is alone to blame."""
-        if len(photos) <= self.most:
-            try:
-                return list(self.detector(photos))
-            except Exception as error:  # noqa: BLE001 - whatever a photo makes a network raise
-                if len(photos) == 1:
-                    return [error.with_traceback(None)]  # the frames would hold the batch in memory
-                if out_of_memory(error):
-                    self.most = len(photos) // 2
-        half = len(photos) // 2
-        return [*self(photos[:half]), *self(photos[half:])]
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether an error of Python, torch or onnxruntime says that memory ran out."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "alloc" in text
-
-
 def batches(items: Iterable[tuple[Hashable, int, Item]]) -> Iterator[list[Item]]:
     """Batches of items of one shape, each batch as soon as it is full; what is left at the end, in order of arrival.
 

@@ -81,34 +81,40 @@ def plan_infer(
     from models.checkpoint import load_checkpoint, weights_digest
 
     ids = {n: (weights_digest(p) if p else None) for n, p in models.items()}
-    notes: Any = load_checkpoint(str(models["pose"])).notes
-    image_size = int(notes["job"]["settings"]["image_size"])
-    identity = {
+    notes: dict[str, Any] = {n: load_checkpoint(str(models[n])).notes for n in ("pose", "aux") if models[n]}
+    sizes = {n: int(made["job"]["settings"]["image_size"]) for n, made in notes.items()}
+    aux_size = sizes.get("aux", sizes["pose"])
+    identity: dict[str, Any] = {
         "stage": "keypoints", "version": VERSION, "round": round, "models": ids, "instances": instances.fingerprint,
     }  # fmt: skip
+    if aux_size != sizes["pose"]:
+        identity["aux_size"] = aux_size
     pseudo = lake.dataset("pseudo_labels", category, identity, slot=f"round={round}")
     args = {"instances": instances, "pseudo": pseudo, "models": models, "ids": ids, "round": round}
-    return pseudo, args | {"image_size": image_size}
+    return pseudo, args | {"image_size": sizes["pose"], "aux_size": aux_size}
 
 
 def forget_outdated(pseudo: Dataset, instances: Dataset) -> None:
     """Make the parts fit the instances that stay now: a photo that came later may be the one that stays.
 
-    Rows of instances that left are removed; a part that lacks an instance is taken back and made again.
+    Rows of instances that left are removed; a part that lacks an instance is taken back and made again, unless its
+    manifest says that nothing can be made of it.
     """
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     there = instances.manifests()
-    for part in pseudo.manifests():
+    for part, manifest in pseudo.manifests().items():
         if part not in there:
             pseudo.forget(part)
             continue
         rows = instances.read(["instance_id", "duplicate_of"], [part])
         stay = rows["instance_id"].filter(pc.is_null(rows["duplicate_of"]))
-        known = pseudo.read(["instance_id"], [part])["instance_id"]
+        made = pseudo.read(["instance_id"], [part])["instance_id"]
+        known = pa.chunked_array([*made.chunks, pa.array(list(manifest.get("lost", {})), pa.string())])
         if not pc.all(pc.is_in(stay, known), min_count=0).as_py():
             pseudo.forget(part)
-        elif len(known) > len(stay):
+        elif not pc.all(pc.is_in(made, stay), min_count=0).as_py():
             pseudo.keep(part, stay)
 
 

@@ -12,8 +12,9 @@ import torch
 from models.crops import SEEN, stored_pixels, window
 from models.photo import decode_photo
 from models.predict import in_photo, predict_acsm, predict_pose
+from pipelines.careful import Careful
 from pipelines.detect_rules import Rules, sift, wanted_classes
-from pipelines.detectors import PIXELS, Careful, Found, batches, open_detector
+from pipelines.detectors import BATCH, PIXELS, Found, batches, open_detector
 from pipelines.label_worker import crop_fields
 from pipelines.model_files import open_model
 from pipelines.photo_checks import check_photo
@@ -83,7 +84,7 @@ class PhotoReader:
         self.acsm = open_model(acsm, "acsm", "acsm").to(self.device)
         self.pose = open_model(pose, "pose", "pose").to(self.device) if pose else None
         self.net, self.rules = open_detector(kind, detector, rules, self.device), rules
-        self.find = Careful(self.net)
+        self.find: Careful[np.ndarray, Found] = Careful(self.net, BATCH)
         self.category = str(self.acsm.notes.get("job", {}).get("category") or category)
         self.wanted = wanted_classes(self.net.names, rules.classes, self.category)
 

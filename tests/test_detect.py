@@ -156,6 +156,25 @@ def test_a_detector_that_fails_on_every_photo_is_no_poison(tmp_path: Path, red: 
         look(tmp_path, {"a": one, "b": other})
 
 
+def test_a_device_that_breaks_in_a_part_leaves_it_to_be_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Sick(Red):
+        asked = 0
+
+        def __call__(self, photos: Sequence[np.ndarray]) -> list[Found]:
+            self.asked += 1
+            if self.asked > 1:
+                raise RuntimeError("some kernel failed")
+            return super().__call__(photos)
+
+    monkeypatch.setattr(detect_worker, "open_detector", lambda *_: Sick())
+    bodies = {f"{i:02}": encoded(picture(), "JPEG", quality=70 + i) for i in range(20)}
+    with pytest.raises(RuntimeError, match="answered before: some kernel failed"):
+        look(tmp_path, bodies)
+    assert Lake(str(tmp_path)).dataset("instances", "deer", {"stage": "detect"}).parts() == []
+
+
 def test_rows_do_not_depend_on_how_photos_were_batched(tmp_path: Path, red: None) -> None:
     sizes = [(640, 480), (1000, 300), (300, 1000), (700, 500)] * 6
     bodies = {f"{i:02}": encoded(picture().resize(s), "JPEG", quality=70 + i) for i, s in enumerate(sizes)}

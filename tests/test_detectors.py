@@ -14,10 +14,12 @@ import pytest
 import torch
 
 from models.checkpoint import checkpoint_bytes
+from models.device_errors import device_broke, out_of_memory
 from models.heatmap import Detector, decode_boxes
 from models.photo import decode_photo, letterbox, normalise
+from pipelines.careful import Careful
 from pipelines.detect_rules import Rules, in_force, sift, wanted_classes
-from pipelines.detectors import BATCH, DETECTORS, Careful, Found, batches, identity, open_detector
+from pipelines.detectors import BATCH, DETECTORS, Found, batches, identity, open_detector
 from tables import InputError
 
 GIVEN: dict[str, Any] = {"score": 0.3, "overlap": 0.5, "most": 8, "min_side": 24, "crop_px": 96, "radius": 0}
@@ -199,7 +201,7 @@ class Fragile:
 
 def test_out_of_memory_halves_the_batch_for_good() -> None:
     net = Fragile(holds=3)
-    find = Careful(net)
+    find: Careful[np.ndarray, Found] = Careful(net, BATCH)
     photos = [noise(4, 4, i) for i in range(BATCH)]
     assert [type(f) for f in find(photos)] == [Found] * BATCH
     assert net.sizes == [16, 8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
@@ -212,10 +214,46 @@ def test_a_poison_photo_is_alone_with_its_error() -> None:
     net = Fragile()
     photos = [noise(4, 4, i) for i in range(10)]
     photos[6] = np.zeros_like(photos[6])
-    answers = Careful(net)(photos)
+    answers = Careful(net, BATCH)(photos)
     assert [type(a) for a in answers] == [Found] * 6 + [ArithmeticError] + [Found] * 3
     assert answers[6].__traceback__ is None  # type: ignore[union-attr]
     assert len(net.sizes) <= 8
+
+
+def test_a_device_that_breaks_is_no_photo_to_blame() -> None:
+    net, photos = Fragile(), [noise(4, 4, i) for i in range(4)]
+    for error in (RuntimeError("CUDA error: an illegal memory access was encountered"), ValueError("from now on")):
+        answered: list[int] = []
+
+        def sick(given: Sequence[np.ndarray], error: Exception = error, answered: list[int] = answered) -> list[Found]:
+            if answered:
+                raise error
+            answered.append(len(given))
+            return net(given)
+
+        find: Careful[np.ndarray, Found] = Careful(sick, BATCH)
+        assert len(find(photos[:2])) == 2
+        with pytest.raises(RuntimeError, match=r"the device broke|fails on what it has answered before"):
+            find(photos[2:])
+        with pytest.raises(RuntimeError, match=r"the device broke|fails on what it has answered before"):
+            find(photos[2:3])
+
+    def broken(given: Sequence[np.ndarray]) -> list[Found]:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    with pytest.raises(RuntimeError, match="the device broke"):  # though nothing was answered before
+        Careful(broken, BATCH)(photos[:1])
+
+
+@pytest.mark.parametrize(
+    ("error", "memory", "broke"),
+    [(MemoryError(), True, False), (torch.OutOfMemoryError(), True, False),
+     (RuntimeError("CUDA error: out of memory"), True, False),
+     (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True, False),
+     (RuntimeError("CUDA error: unspecified launch failure"), False, True), (ValueError("black"), False, False)],
+)  # fmt: skip
+def test_what_an_error_says_of_the_device(error: Exception, memory: bool, broke: bool) -> None:
+    assert (out_of_memory(error), device_broke(error)) == (memory, broke)
 
 
 def test_batches_are_of_one_shape_and_bounded() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -55,6 +58,16 @@ def test_folding_changes_no_answer(depth: int) -> None:
     assert any(isinstance(m, nn.BatchNorm2d) for m in acsm.modules())
 
 
+def test_a_network_with_a_map_head_is_frozen_without_it() -> None:
+    acsm = trained(ACSM(animal(), 2, width=8, image_size=SIZE, features=16, surface=True)).double()
+    images = torch.randn(2, 3, SIZE, SIZE, dtype=torch.float64)
+    with torch.inference_mode():
+        plain, folded = acsm(images), frozen(acsm, torch.float64)(images)
+    assert folded.surface is None
+    for theirs, ours in zip(folded[:5], plain[:5], strict=True):
+        torch.testing.assert_close(theirs, ours, rtol=1e-9, atol=1e-12)
+
+
 def test_a_predictor_on_the_cpu_says_what_the_networks_say() -> None:
     nets = networks()
     pixels = stored_pixels(SIZE)
@@ -67,25 +80,45 @@ def test_a_predictor_on_the_cpu_says_what_the_networks_say() -> None:
     assert "keypoints_mt" not in Predictor(nets, SIZE, "cpu", views=False)(crops)
 
 
-def test_a_batch_without_memory_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
-    predict = Predictor(networks(), SIZE, "cpu")
-    crops = np.zeros((7, 96, 96, 3), np.uint8)
-    whole, plain, sizes = predict(crops), predict._predict, []
+class Poor(PoseNet):
+    """Has memory for so many images; the first threads to ask fail together."""
 
-    def poor(part: np.ndarray) -> dict[str, np.ndarray]:
-        sizes.append(len(part))
-        if len(part) > 3:
-            raise torch.OutOfMemoryError
-        return plain(part)
+    def __init__(self, holds: int, threads: int, error: Exception) -> None:
+        super().__init__(16, width=8, channels=16)
+        self.holds, self.error, self.together = holds, error, threading.Barrier(threads)
+        self.first, self.sizes = threads, list[int]()
 
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(images))
+        if len(images) > self.holds:
+            if self.first:
+                self.together.wait(60)
+                self.first = 0
+            raise self.error
+        return super().forward(images)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_threads_without_memory_halve_the_batch_once(error: Exception) -> None:
+    torch.manual_seed(0)
+    net = Poor(holds=4, threads=3, error=error).eval()
+    predict = Predictor({"pose": net}, SIZE, "cpu")
     predict.batch = 8
-    monkeypatch.setattr(predict, "_predict", poor)
-    for name, values in predict(crops).items():
-        np.testing.assert_allclose(values, whole[name], atol=2e-4)
-    assert sizes == [7, 4, 2, 2, 2, 1]
-    monkeypatch.setattr(predict, "_predict", lambda part: (_ for _ in ()).throw(torch.OutOfMemoryError()))
-    with pytest.raises(torch.OutOfMemoryError):
+    crops = np.random.default_rng(0).integers(0, 256, (8, 96, 96, 3), dtype=np.uint8)
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(predict, [crops] * 3))
+    assert predict.batch == 4
+    assert sorted(net.sizes, reverse=True) == [8] * 3 + [4] * 7 * 2 * 3
+    net.holds = 8
+    whole = predict_all({"pose": net}, torch.from_numpy(crops), SIZE)["keypoints_mt"].numpy()
+    for answer in answers:
+        np.testing.assert_allclose(answer["keypoints_mt"], whole, atol=2e-4)
+    net.holds = 0
+    with pytest.raises(type(error)):
         predict(crops)
+    assert predict.batch == 1
 
 
 @pytest.mark.gpu
