@@ -19,8 +19,11 @@ SIDE = 640  # of the square that these networks are trained on, whatever the pho
 
 
 def identity(model: str) -> dict[str, Any]:
-    weights = os.path.join(model, "model.safetensors")
-    return {"hf": file_digest(weights) if os.path.exists(weights) else model}
+    """Of a folder its weights, in one file or more, and its configuration, which names the classes."""
+    if not os.path.isdir(model):
+        return {"hf": model}
+    names = sorted(n for n in os.listdir(model) if n == "config.json" or n.endswith((".safetensors", ".bin")))
+    return {"hf": {name: file_digest(os.path.join(model, name)) for name in names}}
 
 
 def load(model: str, rules: Rules, device: str) -> Transformer:
