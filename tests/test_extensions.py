@@ -19,6 +19,7 @@ from models.losses import keypoint_loss
 from models.resnet import ResNet
 from selection import passing, select_round
 from tables import Dataset, InputError, Lake, join_rows
+from trainers.acsm import check_start_from
 from trainers.data import concatenate, image_weights, load_labelled, load_pseudo_labelled
 from trainers.engine import grouped_batch
 from trainers.jobs import _acsm_task, _crop_data, run_job
@@ -255,6 +256,17 @@ def test_a_start_that_cannot_be_is_refused() -> None:
     for name, start in (("acsm", "none"), ("pose", "former"), ("detector", "pose")):
         with pytest.raises(InputError, match=rf"train\.{name}\.start={start}"):
             check_settings(name, {**_train_settings()[name], "start": start})
+
+
+def test_a_start_goes_with_a_checkpoint_or_without() -> None:
+    for start, path in (("pose", "p"), ("former", "f"), ("imagenet", None), (None, None)):
+        check_start_from(start, path)
+    for start in ("pose", "former"):
+        with pytest.raises(InputError, match=rf"^start_from=null: train\.acsm\.start={start} needs a checkpoint"):
+            check_start_from(start, None)
+    for start in ("imagenet", None):
+        with pytest.raises(InputError, match=rf"^start_from=p: goes with .*, not {start or 'null'}"):
+            check_start_from(start, "p")
 
 
 def acsm(lake: Lake, seed: int, **net: Any) -> ACSM:

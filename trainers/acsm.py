@@ -18,6 +18,7 @@ def main(cfg: Any) -> None:
     from models.template import Template
 
     Template.load(cfg.template)
+    check_start_from(cfg.train.acsm.start, cfg.start_from)
     if cfg.start_from is not None:
         from models.checkpoint import load_checkpoint
 
@@ -28,6 +29,20 @@ def main(cfg: Any) -> None:
     pseudo = None if cfg.selection is None else lineage(lake, cfg.category, cfg.selection)
     template = os.path.abspath(cfg.template)
     train_command(cfg, "acsm", template=template, start_from=start_from, pseudo=pseudo)
+
+
+def check_start_from(start: str | None, start_from: str | None) -> None:
+    """Refuse a `train.acsm.start` that `start_from` is missing for, or that it contradicts.
+
+    Raises:
+        InputError: the weights would not be what one of the two says.
+    """
+    if start in ("pose", "former") and start_from is None:
+        fix = f"train.acsm.start={start} needs a checkpoint; or set train.acsm.start=null for random weights"
+        raise InputError("start_from", "null", fix)
+    if start in ("imagenet", None) and start_from is not None:
+        fix = f"goes with train.acsm.start=pose or former, not {start or 'null'}"
+        raise InputError("start_from", start_from, fix)
 
 
 def lineage(lake: Lake, category: str, selection: str) -> dict[str, Any]:
