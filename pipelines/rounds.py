@@ -62,9 +62,15 @@ class Loop:
 
     def run(self) -> list[dict[str, Any]]:
         """All rounds; returns the rows of `metrics.json`."""
-        c, started = self.config, time.monotonic()
+        c = self.config
         self.lake.files.write(f"{self.folder}/config.yaml", _yaml(c).encode())
         self.tracker = open_tracker(c["mlflow"], self.lake, c["run"])
+        with self.tracker:
+            self._go()
+        return self.rows
+
+    def _go(self) -> None:
+        c, started = self.config, time.monotonic()
         self.tracker.attach({"config.yaml": _yaml(c)})
         photos = self._photos()
         detector = c["detector_model"] or self._train("detector")["model"]
@@ -87,7 +93,6 @@ class Loop:
             if self.stopped:
                 break
         self._close(detector, time.monotonic() - started)
-        return self.rows
 
     def _photos(self) -> Dataset:
         c = self.config

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import socket
+import sqlite3
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,13 +19,13 @@ from tiny import CATEGORY, _train_settings, shared_lake
 
 from models.heatmap import Detector
 from models.template import Template
-from tables import Lake
+from tables import InputError, Lake
 from trainers.data import Instances, load_labelled
 from trainers.engine import Plan, fit
 from trainers.jobs import run_job
 from trainers.notes import FOUND, SIDE, TRUE, Note, draw, note_taker
 from trainers.steps import DetectorTask
-from trainers.tracking import open_tracker, scalars
+from trainers.tracking import Tracker, check_store, open_tracker, scalars
 
 MLFLOW = {"uri": None, "experiment": "wildshape"}
 
@@ -65,6 +68,54 @@ def test_losses_and_pictures_are_there_while_it_trains(lake: Lake) -> None:
     runs = lake.files.names("runs")
     assert open_tracker(MLFLOW, lake, "run", goes_on=False).root != tracker.root
     assert lake.files.names("runs") == runs
+
+
+def statuses(tracker: Tracker) -> dict[str, str]:
+    return {key: tracker.client.get_run(run).info.status for key, run in tracker.ids.items()}
+
+
+def test_runs_that_an_exception_leaves_open_have_failed_until_the_loop_goes_on(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    tracker = open_tracker(MLFLOW, lake, "run")
+
+    def half() -> None:
+        with tracker:
+            tracker.stage(1, "keypoints", {}, {})
+            tracker.watch(1, "train acsm")(Note(1, 2, 0.5, {}, None))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        half()
+    failed = {"": "FAILED", "round 1": "FAILED", "round 1/keypoints": "FINISHED", "round 1/train acsm": "FAILED"}
+    assert statuses(tracker) == failed
+    again = open_tracker(MLFLOW, lake, "run")
+    with again:
+        assert statuses(again) == {k: v.replace("FAILED", "RUNNING") for k, v in failed.items()}
+        again.stage(1, "train acsm", {}, {})
+        again.close({})
+    assert set(statuses(again).values()) == {"FINISHED"}
+
+
+def test_a_store_that_goes_away_ends_no_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tracker = open_tracker(MLFLOW, Lake(str(tmp_path)), "run")
+    watch = tracker.watch(None, "train pose")
+    watch(Note(1, 3, 0.5, {}, None))
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
+        store.execute("DROP TABLE metrics")
+    watch(Note(2, 3, 0.5, {}, None))
+    watch(Note(3, 3, 0.5, {}, None))
+    assert [r.message.split(":")[0] for r in caplog.records if r.name == "trainers.tracking"] == ["train pose"]
+
+
+def test_a_store_that_cannot_be_is_refused_at_once(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+        check_store(f"http://127.0.0.1:{port}")
+    check_store(f"sqlite:///{tmp_path}/deep/mlflow.db")
+    for uri in (f"http://127.0.0.1:{port}", "http://127.0.0.1:port", "sqlite:////proc/nope/mlflow.db"):
+        with pytest.raises(InputError, match=rf"^mlflow\.uri={uri}: (no tracking server answers|cannot be written)"):
+            check_store(uri)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture(scope="module")

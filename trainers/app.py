@@ -66,9 +66,7 @@ def check_seed(seed: Any) -> None:
 
 
 def check_lake(lake: Any) -> None:
-    """Refuse a local lake that cannot be written to, or cannot be made; no trace of the attempt stays.
-
-    Only an attempt tells: access rights say nothing of read-only mounts and of what root may not do either.
+    """Refuse a local lake that cannot be written to, or cannot be made.
 
     Raises:
         InputError: with the reason that the system gave.
@@ -76,10 +74,21 @@ def check_lake(lake: Any) -> None:
     path = os.path.abspath(str(lake).removeprefix("file://"))
     if not lake or "://" in str(lake).removeprefix("file://") or os.path.isfile(path):
         return  # `tables.Lake` says what is wrong with it, or it is not local
-    there = path
+    check_writable("lake", lake, path)
+
+
+def check_writable(argument: str, value: Any, folder: str) -> None:
+    """Refuse a folder that cannot be written to, or cannot be made; no trace of the attempt stays.
+
+    Only an attempt tells: access rights say nothing of read-only mounts and of what root may not do either.
+
+    Raises:
+        InputError: with the reason that the system gave.
+    """
+    there = folder
     while not os.path.lexists(there):
         there = os.path.dirname(there)
     try:
         TemporaryDirectory(prefix=".wildshape-", dir=there).cleanup()
     except OSError as error:
-        raise InputError("lake", lake, f"cannot be written: {there}: {error.strerror}") from None
+        raise InputError(argument, value, f"cannot be written: {there}: {error.strerror}") from None

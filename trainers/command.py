@@ -35,16 +35,17 @@ def train_command(cfg: Any, name: str, **extra: Any) -> dict[str, Any]:
     mlflow: Any = OmegaConf.to_container(cfg.mlflow, resolve=True)
     tracker = open_tracker(mlflow, lake, cfg.category, goes_on=False)
     title = f"train {name}"
-    with (
-        connect(cfg.resources),
-        TrainGroup(cfg.resources.train, f"{lake.uri}/ray_train") as group,
-        training_bar(title, int(settings["plan"]["steps"])) as show,
-    ):
-        done = group.run(job, show, tracker.watch(None, title))
-    params = {"model": done["model"], "model_id": done["model_id"], "items": done["items"]}
-    tracker.stage(None, title, params, scalars(done["metrics"]))
-    tracker.close({})
-    Console().print(summary(done), soft_wrap=True)
+    with tracker:
+        with (
+            connect(cfg.resources),
+            TrainGroup(cfg.resources.train, f"{lake.uri}/ray_train") as group,
+            training_bar(title, int(settings["plan"]["steps"])) as show,
+        ):
+            done = group.run(job, show, tracker.watch(None, title))
+        Console().print(summary(done), soft_wrap=True)
+        params = {"model": done["model"], "model_id": done["model_id"], "items": done["items"]}
+        tracker.stage(None, title, params, scalars(done["metrics"]))
+        tracker.close({})
     return done
 
 

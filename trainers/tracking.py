@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from tables import Files, InputError, Lake
+from trainers.app import check_writable
 
 if TYPE_CHECKING:
     from trainers.notes import Note
@@ -28,8 +33,29 @@ def open_tracker(mlflow: Mapping[str, Any], lake: Lake, run: str, goes_on: bool 
     return Tracker(uri or f"sqlite:///{lake.uri}/mlflow.db", artifacts, mlflow["experiment"], run, record)
 
 
+def check_store(uri: str) -> None:
+    """Refuse in a moment a store that MLflow would try for minutes: a SQLite file or a server that is not there.
+
+    Raises:
+        InputError: with the reason that the system gave.
+    """
+    scheme, path = uri.split(":")[0], uri.partition("///")[2].split("?")[0]
+    if scheme.startswith("sqlite") and path:
+        check_writable("mlflow.uri", uri, os.path.dirname(os.path.abspath(path)))
+    if scheme not in ("http", "https") or scheme in getproxies():
+        return
+    try:
+        server = urlsplit(uri)
+        port = server.port or {"http": 80, "https": 443}[scheme]
+        socket.create_connection((server.hostname or "", port), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise InputError("mlflow.uri", uri, f"no tracking server answers ({error})") from None
+
+
 class Tracker:
     """One run of the loop in MLflow, continued where it was when the loop is run again.
+
+    As a context manager it ends all runs that are still open as FAILED when an exception leaves it.
 
     Args:
         uri: tracking URI; null in the config means `sqlite:///<lake>/mlflow.db`.
@@ -43,7 +69,9 @@ class Tracker:
     def __init__(
         self, uri: str, artifacts: str | None, experiment: str, run: str, record: tuple[Files, str] | None
     ) -> None:
+        check_store(uri)
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # seconds, not minutes, once a server is gone
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
@@ -62,6 +90,22 @@ class Tracker:
         self.ids: dict[str, str] = known["runs"] if known.get("uri") == uri else {}
         self.uri = uri
         self.root = self.open("", run, None)
+
+    def __enter__(self) -> Tracker:
+        for run in self.ids.values():  # of a loop that failed and now goes on
+            if self.client.get_run(run).info.status == "FAILED":
+                self.client.update_run(run, status="RUNNING")
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        from mlflow.exceptions import MlflowException
+
+        if error is None:
+            return
+        with suppress(MlflowException, OSError):  # the store may be what failed
+            for run in self.ids.values():
+                if self.client.get_run(run).info.status == "RUNNING":
+                    self.client.set_terminated(run, status="FAILED")
 
     def open(self, key: str, name: str, parent: str | None) -> str:
         """The MLflow run id of `key`, created below `parent` the first time."""
@@ -96,11 +140,26 @@ class Tracker:
     def watch(self, round: int | None, name: str) -> Callable[[Note], None]:
         """A function that writes a training's notes into the run that `stage` finishes, while it trains.
 
-        Losses are metrics `loss` and `loss_<term>` by optimizer step, pictures are the image `overlay` by step.
+        Losses are metrics `loss` and `loss_<term>` by optimizer step, pictures are the image `overlay` by step. A store
+        that takes no more of them is said once: the training goes on without.
         """
         from mlflow.entities import Metric
+        from mlflow.exceptions import MlflowException
+
+        gone = False
 
         def write(note: Note) -> None:
+            nonlocal gone
+            if gone:
+                return
+            try:
+                put(note)
+            except (MlflowException, OSError) as error:
+                gone = True
+                reason = str(error).splitlines()[0]
+                logging.getLogger(__name__).warning("%s: not followed any more in %s: %s", name, self.uri, reason)
+
+        def put(note: Note) -> None:
             run, now = self._below(round, name), int(time.time() * 1000)
             values = {"loss": note.loss} | {f"loss_{term}": value for term, value in note.terms.items()}
             self.client.log_batch(run, metrics=[Metric(k, v, now, note.step) for k, v in values.items()])
