@@ -25,6 +25,8 @@ HALF = torch.float16
 def frozen(net: Net, dtype: torch.dtype = HALF) -> Net:
     """A copy that gives the same answers, within rounding, and cannot be trained.
 
+    The map head of a mask-mode ACSM is left out: no prediction looks at it.
+
     Args:
         dtype: of the convolutions; anything but float16 and bfloat16 is for checking on a CPU.
     """
@@ -36,6 +38,7 @@ def frozen(net: Net, dtype: torch.dtype = HALF) -> Net:
     else:
         conv = _Conv(made.squeeze[0], made.squeeze[1], dtype, cut=False)  # type: ignore[arg-type]
         made.squeeze = nn.Sequential(conv, made.squeeze[2])
+        made.surface_head = None
     return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

@@ -67,8 +67,17 @@ def read_pth(data: bytes) -> dict[str, Tensor]:
     """
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"no file of tensors alone: {str(error).splitlines()[0]}") from error
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+    ) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"no file of tensors alone: {reason}") from error
     if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
         raise ValueError("no state dict")
     return {str(name).removeprefix("module."): t for name, t in state.items()}

@@ -131,3 +131,4 @@ def test_without_the_crawl_nothing_is_claimed(record: RunRecord, tmp_path: Path)
 def test_overlap_is_that_of_areas() -> None:
     boxes = np.array([[0, 0, 2, 2], [1, 0, 3, 2], [2, 2, 3, 3], [0, 0, 1, 1.0]])
     np.testing.assert_allclose(overlap(boxes[0], boxes), [1, 1 / 3, 0, 1 / 4])
+    assert overlap(np.zeros(4), np.zeros((2, 4))).tolist() == [0, 0]  # a box of no area is nobody's

@@ -83,6 +83,11 @@ def test_files_from_before_torch_1_6(tmp_path: Path) -> None:
     net = pose_file(path, 18)
     torch.save(torch.load(path, weights_only=True), path, _use_new_zipfile_serialization=False)
     torch.testing.assert_close(load_checkpoint(str(path)).head.weight, net.head.weight)
+    whole = path.read_bytes()
+    for size in (2, 40, len(whole) // 2, len(whole) - 3):  # a download that broke off
+        path.write_bytes(whole[:size])
+        with pytest.raises(InputError, match=r"horse\.pth"):
+            load_checkpoint(str(path))
 
 
 def test_digests_of_two_files_differ(tmp_path: Path) -> None:

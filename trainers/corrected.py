@@ -51,7 +51,8 @@ def overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """Intersection over union [N] of a box [4] with boxes [N,4], all x0, y0, x1, y1."""
     low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
     both = (high - low).clip(0).prod(1)
-    return both / (np.prod(box[2:] - box[:2]) + (boxes[:, 2:] - boxes[:, :2]).prod(1) - both)
+    union = np.prod(box[2:] - box[:2]) + (boxes[:, 2:] - boxes[:, :2]).prod(1) - both
+    return both / np.maximum(union, np.finfo(float).tiny)
 
 
 def _boxes(lake: Lake, labels: Dataset) -> pa.Table:
