@@ -56,7 +56,7 @@ def crawl(
     from pipelines.crawl_page import write_page
     from pipelines.crawl_worker import spool_folder
     from pipelines.fetch_options import FetchOptions
-    from pipelines.plan import make_plan, needs_ray
+    from pipelines.plan import needs_ray
     from pipelines.sources import check_source
     from pipelines.stage import connect
 
@@ -71,9 +71,7 @@ def crawl(
         held.enter_context(_alone(dataset))
         if needs_ray(options, dataset):
             held.enter_context(connect(resources))
-        plan = make_plan(dataset, options, resources)
-        if not plan.counts["wanted"]:
-            raise InputError("source.path", options.path, _nothing(options, plan.counts))
+        plan = _plan(dataset, options, resources)
         input_state = fingerprint({"ids": plan.ids})
         if retry or not dataset.is_finished(input_state):
             held.enter_context(connect(resources))
@@ -90,6 +88,28 @@ def crawl(
 def open_dataset(lake: Lake, category: str, options: SourceOptions, limits: Mapping[str, Any]) -> Dataset:
     """The `photos` dataset of these filters and size limits."""
     return lake.dataset("photos", category, {"stage": "crawl", "version": 2, "source": options.identity(), **limits})
+
+
+def plan_early(dataset: Dataset, options: SourceOptions) -> None:
+    """Make the plan that `crawl` will find, if that needs no Ray: bad input is then refused before Ray is started.
+
+    Raises:
+        InputError: as `crawl` does.
+    """
+    from pipelines.plan import needs_ray
+
+    with _alone(dataset):
+        if not needs_ray(options, dataset):
+            _plan(dataset, options, None)
+
+
+def _plan(dataset: Dataset, options: SourceOptions, resources: Any) -> Plan:
+    from pipelines.plan import make_plan
+
+    plan = make_plan(dataset, options, resources)
+    if not plan.counts["wanted"]:
+        raise InputError("source.path", options.path, _nothing(options, plan.counts))
+    return plan
 
 
 @contextmanager

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import json
 import math
-import traceback
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
-from pipelines.stage import Actor, check_lost, connect, parts_as_units, parts_at_once, run_stage, through
+from pipelines.stage import Actor, check_lost, connect, parts_as_units, parts_at_once, run_stage, through, told
 from tables import Dataset, InputError, Lake
 from trainers.app import command
-from trainers.cluster import check_resources
+from trainers.cluster import check_resources, check_room
 
 STAGES = ("crawl", "detect", "keypoints")
 
@@ -81,22 +81,27 @@ def stream(
         stages: resources of `crawl`, `detect` and `keypoints`, as `stage_resources` makes them.
 
     Raises:
-        InputError: as the separate stages do, before anything is fetched.
+        InputError: as the separate stages do, and an actor that books more than a local Ray has; before anything is
+            fetched.
         RuntimeError: more units of a stage were lost than its `failure_budget` allows.
     """
-    from pipelines.crawl import crawl, open_dataset
+    from pipelines.crawl import crawl, open_dataset, plan_early
     from pipelines.detect import check_model, plan_detect
     from pipelines.fetch_options import FetchOptions
     from pipelines.keypoints import plan_infer
     from pipelines.sources import check_source
 
-    photos = open_dataset(lake, category, check_source(source, category), FetchOptions.from_config(fetch).identity())
+    options = check_source(source, category)
+    photos = open_dataset(lake, category, options, FetchOptions.from_config(fetch).identity())
     instances, looks = plan_detect(lake, category, photos, **detector)
     pseudo, predicts = plan_infer(lake, category, instances, models, round)
     check_model(category, **detector)
+    plan_early(photos, options)
     flow = _Flow((photos, instances, pseudo), (looks, predicts), stages)
     cpus = sum(r.actors * r.cpus for r in stages.values())
     with connect(SimpleNamespace(address=stages["crawl"].address, actors=1, cpus=math.ceil(cpus))):
+        for name, section in stages.items():
+            check_room(section, f"stages.{name}")
         crawl(lake, category, source, fetch, stages["crawl"], run=flow.crawl)
         if not flow.ran:  # nothing was left to crawl
             flow.run()
@@ -155,6 +160,7 @@ class _Flow:
 
         photos, _, pseudo = self.tables
         self.ran = True
+        self._unfinish(more=bool(shards))
         self._forget_outdated()
         known = frozenset(photos.parts())
         waiting = sorted(known.difference(pseudo.parts()))
@@ -205,6 +211,13 @@ class _Flow:
         rest.update(self.counts[made.table])
         return rest
 
+    def _unfinish(self, more: bool) -> None:
+        """Take the marks back of the tables that are to be extended: those from the first on that lacks something."""
+        for source, made in pairwise(self.tables):
+            more = more or not made.is_finished(source.state())
+            if more:
+                made.unfinish()
+
     def _forget_outdated(self) -> None:
         """Take back what was made of parts that are gone or others now."""
         from pipelines.detect import forget_outdated
@@ -238,10 +251,11 @@ class _Crawling(Actor):
             yield _batch(_row(part))
         error = ""
         try:
-            for part in self.work.parts(name, counts):
-                yield _batch(_row(part))
-        except Exception:  # noqa: BLE001 - as in Actor.attempt
-            error = traceback.format_exc()
+            with self.trying(name):
+                for part in self.work.parts(name, counts):
+                    yield _batch(_row(part))
+        except Exception as raised:  # noqa: BLE001 - as in Actor.attempt
+            error = told(raised)
         yield _batch(_row(name, True, {"photos": counts}, error))
 
 

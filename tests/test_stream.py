@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -13,14 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from streaming import CATEGORY, RULES, Gate, World, same, serve, world_below
+from streaming import CATEGORY, FETCH, RULES, Gate, World, same, serve, world_below
 
 from models.photo import decode_photo
-from pipelines import plan_shards
+from pipelines import crawl_worker, plan_shards
 from pipelines.detect_rules import Rules, sift, wanted_classes
 from pipelines.detectors import open_detector
-from pipelines.stage import ON_GPU
-from pipelines.stream import stage_resources
+from pipelines.stage import DEATHS, ON_GPU
+from pipelines.stream import stage_resources, stream
 from tables import Dataset, InputError, Lake
 
 
@@ -137,6 +138,56 @@ def test_a_finished_stream_writes_nothing(world: World, streamed: Any, ray_local
     before = files()
     world.streamed(Lake(streamed[0].files.uri), ray_local)
     assert files() == before
+
+
+@pytest.mark.ray
+def test_a_shard_that_kills_its_actors_is_lost_and_no_other(
+    world: World, tmp_path: Path, ray_local: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a crawl that is extended, whose tables are not to pass for whole ones then."""
+    lake, notes, fewer = Lake(str(tmp_path / "lake")), tmp_path / "notes", tmp_path / "fewer.txt"
+    fewer.write_text("".join(world.rows.read_text().splitlines(keepends=True)[:40]))
+    tables = world._replace(rows=fewer).by_hand(lake)
+    before = len(tables[0].parts())
+
+    class Deadly(crawl_worker.CrawlWorker):
+        def parts(self, name: str, counts: Counter[str]) -> Iterator[str]:
+            if name.endswith("_0001"):
+                with notes.open("a") as f:
+                    f.write("x")
+                os._exit(1)
+            yield from super().parts(name, counts)
+
+    monkeypatch.setattr(crawl_worker, "CrawlWorker", Deadly)
+    with pytest.raises(RuntimeError, match=rf"1 of \d units were lost; first: \w+_0001: {DEATHS} actors died of it"):
+        world.streamed(lake, ray_local)
+    assert len(notes.read_text()) == DEATHS
+    assert len(tables[0].parts()) > before
+    assert tables[0].parts() == tables[1].parts() == tables[2].parts()
+    assert [t.finished() for t in tables] == [None, None, None]
+
+
+def bad_stream(world: World, lake: Lake, stages: Any, **source: Any) -> InputError:
+    detector = {"detector": world.kind, "model": world.detector, "rules": world.rules}
+    with pytest.raises(InputError) as caught:
+        stream(lake, CATEGORY, world.source() | source, FETCH, detector, world.models, 1, stages)
+    return caught.value
+
+
+@pytest.mark.ray
+def test_an_actor_that_the_local_ray_cannot_hold_is_refused(
+    world: World, tmp_path: Path, ray_local: SimpleNamespace
+) -> None:
+    greedy = SimpleNamespace(**{**vars(ray_local), "gpus": 64})
+    stages = {"crawl": ray_local, "detect": greedy, "keypoints": ray_local}
+    asked = world.origin.requests.copy()
+    assert bad_stream(world, Lake(str(tmp_path)), stages).argument == "stages.detect.gpus"
+    assert world.origin.requests == asked
+
+
+def test_a_source_without_photos_is_refused_before_ray_starts(world: World, tmp_path: Path) -> None:
+    refused = bad_stream(world, Lake(str(tmp_path)), {}, extensions=["png"])
+    assert refused.argument == "source.path"
 
 
 def test_parts_may_be_done_side_by_side(world: World, tmp_path: Path) -> None:
