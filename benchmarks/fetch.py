@@ -47,7 +47,7 @@ CASES: dict[str, tuple[list[str], list[str], bool, int]] = {
         ["fetch.mode=resize", "fetch.resize_px=256"],
         ["--resize_mode=keep_ratio", "--image_size=256", "--resize_only_if_bigger=True"],
         False,
-        20_000,
+        40_000,
     ),
     "https": (["fetch.mode=keep"], ["--resize_mode=no", "--skip_reencode=True"], True, 8_000),
 }
