@@ -176,7 +176,8 @@ def test_a_killed_worker_costs_at_most_one_checkpoint_interval(
     again = [(before, after) for before, after in itertools.pairwise(steps) if after != before + 1]
     assert len(again) == 1, steps  # it was interrupted once
     before, after = again[0]
-    assert after > 1 and (after - 1) % INTERVAL == 0  # from a checkpoint, and not the beginning
+    assert (after - 1) % INTERVAL == 0  # from a checkpoint
+    assert after > 1  # and not from the beginning
     assert before - (after - 1) <= INTERVAL
     truth = losses(whole)
     assert all(n.loss == truth[n.step - 1] for n in notes)
