@@ -75,7 +75,9 @@ def _jpeg(image: np.ndarray, quality: int) -> bytes:
 # -- the origin --------------------------------------------------------------------------------------------------------
 
 
-class _Page(asyncio.Protocol):
+class Origin(asyncio.Protocol):
+    """Answers `/<n>.jpg` with one of `bodies`, and everything else with 404."""
+
     bodies: list[bytes]
 
     def connection_made(self, transport: Any) -> None:
@@ -85,13 +87,16 @@ class _Page(asyncio.Protocol):
         self.head += data
         while b"\r\n\r\n" in self.head:
             head, self.head = self.head.split(b"\r\n\r\n", 1)
-            path = head.split(b" ", 2)[1]
-            if path == b"/robots.txt":
+            name = head.split(b" ", 2)[1][1:].removesuffix(b".jpg")
+            if not name.isdigit():
                 self.transport.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
                 continue
-            body = self.bodies[number(path.decode()) % len(self.bodies)]
+            body = self.body(name)
             header = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(body)
             self.transport.write(header + body)
+
+    def body(self, name: bytes) -> bytes:
+        return self.bodies[int(name) % len(self.bodies)]
 
 
 def number(url: str) -> int:
@@ -102,14 +107,14 @@ def serve(ports: list[int], certificate: str) -> None:
     """http at the first port, https at the second, until killed."""
     import uvloop
 
-    _Page.bodies = photos()
+    Origin.bodies = photos()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
 
     async def forever() -> None:
         loop = asyncio.get_running_loop()
-        await loop.create_server(_Page, "127.0.0.1", ports[0], backlog=256)
-        await loop.create_server(_Page, "127.0.0.1", ports[1], ssl=context, backlog=256)
+        await loop.create_server(Origin, "127.0.0.1", ports[0], backlog=256)
+        await loop.create_server(Origin, "127.0.0.1", ports[1], ssl=context, backlog=256)
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         await asyncio.Event().wait()

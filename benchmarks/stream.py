@@ -33,6 +33,7 @@ import numpy as np
 import psutil
 import torch
 
+from benchmarks.fetch import Origin
 from models.acsm import ACSM
 from models.checkpoint import checkpoint_bytes
 from models.heatmap import Detector, PoseNet
@@ -58,26 +59,12 @@ def pictures(count: int = 64) -> list[bytes]:
     return made
 
 
-class _Origin(asyncio.Protocol):
-    """Answers `/<n>.jpg` with a picture whose comment holds n."""
+class _Origin(Origin):
+    """A picture's comment holds its number, so that no two are the same bytes."""
 
-    bodies: list[bytes]
-
-    def connection_made(self, transport: Any) -> None:
-        self.transport, self.head = transport, b""
-
-    def data_received(self, data: bytes) -> None:
-        self.head += data
-        while b"\r\n\r\n" in self.head:
-            head, self.head = self.head.split(b"\r\n\r\n", 1)
-            name = head.split(b" ", 2)[1][1:].removesuffix(b".jpg")
-            if not name.isdigit():
-                self.transport.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
-                continue
-            body = self.bodies[int(name) % len(self.bodies)]
-            body = body[:2] + b"\xff\xfe" + (len(name) + 2).to_bytes(2, "big") + name + body[2:]
-            head = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(body)
-            self.transport.write(head + body)
+    def body(self, name: bytes) -> bytes:
+        body = super().body(name)
+        return body[:2] + b"\xff\xfe" + (len(name) + 2).to_bytes(2, "big") + name + body[2:]
 
 
 def serve() -> None:
