@@ -225,14 +225,14 @@ class FaultOrigin:
         asked: (seconds of the monotonic clock, host, path) of every request, in order.
         peak: the most requests that each host ever had in work at once.
         robots: what a host answers for /robots.txt instead of `ROBOTS`: a status, a text, or in a way of its own.
-        down: answer everything with 502.
+        down: how many requests more are answered with 502, whatever they ask for.
     """
 
     def __init__(self) -> None:
         self.asked: list[tuple[float, str, str]] = []
         self.peak: Counter[str] = Counter()
         self.robots: dict[str, int | bytes | Callable[[Call], Awaitable[None]]] = {}
-        self.down = False
+        self.down = 0
         self._times: Counter[str] = Counter()
         self._busy: defaultdict[str, int] = defaultdict(int)
         self._ready = threading.Event()
@@ -306,6 +306,7 @@ class FaultOrigin:
                 return await said(call)
             return await (call.send(said) if isinstance(said, int) else call.send(200, said))
         if self.down:
+            self.down -= 1
             return await call.send(502)
         kind = KINDS.get(call.path.split("/")[1])
         return await (kind.answer(call) if kind else call.send(404))
