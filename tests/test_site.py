@@ -1,0 +1,112 @@
+"""The documentation site: it builds without a complaint, no page asks the network, and every key is explained."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+pytest.importorskip("mkdocs", reason="mkdocs is not installed")
+
+ROOT = Path(__file__).resolve().parents[1]
+CONF = ROOT / "conf"
+DOCUMENTS = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
+LINK = re.compile(r"\]\((?P<path>[^)\s#:]*)(?:#(?P<anchor>[^)\s]*))?\)")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site; a link that leads nowhere, a page that no menu has or a docstring that lies fails here."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    env = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+class Loads(HTMLParser):
+    """What a browser fetches to show a page, without being asked."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        names = ["src", "srcset", "data", "poster", *(["href"] if tag == "link" else [])]
+        self.found += [value for name in names if (value := named.get(name))]
+
+
+def test_no_page_asks_the_network(site: Path) -> None:
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) > 15
+    loaded = {url for page in pages for url in Loads(page).found}
+    assert any(url.endswith(".js") for url in loaded)
+    assert any(url.endswith(".css") for url in loaded)
+    assert not [url for url in loaded if re.match(r"(?:\w+:)?//", url)]
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", sheet.read_text(encoding="utf-8")), sheet
+
+
+def generator() -> ModuleType:
+    spec = spec_from_file_location("site_configuration", ROOT / "docs" / "site" / "configuration.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def leaves(tree: object, path: str = "") -> dict[str, object]:
+    """The values of a YAML document by their dotted path."""
+    if not isinstance(tree, dict) or not tree:
+        return {path: tree}
+    return {k: v for key, value in tree.items() for k, v in leaves(value, f"{path}.{key}" if path else key).items()}
+
+
+@pytest.mark.parametrize("file", sorted(CONF.rglob("*.yaml")), ids=lambda f: f.relative_to(CONF).as_posix())
+def test_the_reference_has_every_key_with_its_value(file: Path) -> None:
+    source = file.read_text(encoding="utf-8")
+    keys = {key.path: key.value for key in generator().keys_of(source) if key.path}
+    assert len(keys) == sum(bool(key.path) for key in generator().keys_of(source)), "a key is there twice"
+    read = {k: v for path, text in keys.items() if text for k, v in leaves(yaml.safe_load(text), path).items()}
+    there = {k: v for k, v in leaves(yaml.safe_load(source) or {}).items() if k.split(".")[0] != "defaults"}
+    assert read == there
+
+
+def test_the_reference_is_on_the_site(site: Path) -> None:
+    text = (site / "configuration.html").read_text(encoding="utf-8")
+    ids = set(re.findall(r'id="([^"]+)"', text))
+    assert {
+        "selftrain.rounds",
+        "base.resources.train.workers",
+        "group-fetch.per_host",
+        "group-train.acsm.plan.lr",
+    } <= ids
+    assert "requests at once at one host, all actors together" in text
+    for file in CONF.glob("*.yaml"):
+        assert file.stem in ids
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere_in_the_repository_too(document: Path) -> None:
+    """On a code host, without the site; mkdocs itself judges the links as the site has them."""
+    text = re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for link in LINK.finditer(text):
+        target = (document.parent / link["path"]).resolve() if link["path"] else document
+        assert target.exists(), f"{document.name}: {link[0]}"
+        assert target.is_relative_to(ROOT), f"{document.name}: {link[0]}"
+        if link["anchor"] and target.suffix == ".md":
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.M)
+            slugs = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+            assert link["anchor"] in slugs, f"{document.name}: {link[0]}"
