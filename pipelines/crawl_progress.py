@@ -9,6 +9,7 @@ from typing import Any
 
 from pipelines.stage import progress_bar, watched
 from tables import Dataset
+from trainers import meters
 
 
 def show(rows: Iterator[dict[str, Any]], dataset: Dataset, wanted: int) -> Iterator[dict[str, Any]]:
@@ -25,6 +26,7 @@ def show(rows: Iterator[dict[str, Any]], dataset: Dataset, wanted: int) -> Itera
                 count.update(manifest["status"])
                 count["bytes"] += manifest["body_bytes"]
             done = count.total() - count["bytes"]
+            meters.photos(count)
             before = before or count["bytes"]  # committed by an earlier run: no part of this one's speed
             speed = (count["bytes"] - before) / 2**20 / max(time.monotonic() - began, 0.1)
             ok = f"{100 * count['ok'] / done:.0f} % ok, " if done else ""

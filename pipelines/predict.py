@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from tables import InputError
-from trainers.app import command
+from trainers.app import Exit, command
 
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".gif")  # what of a folder is a photo
-NO_ANIMAL, LOST = 3, 1  # exit codes
 
 
 @command("predict")
@@ -59,9 +58,9 @@ def run(cfg: Any) -> None:
     found = f"{counts['animals']:,} animal{'s' * (counts['animals'] != 1)} in {counts['ok']:,} of {len(paths):,} photos"
     console.print(f"{', '.join([found, *others])}: {folder}", markup=False)
     if lost > cfg.resources.failure_budget * len(paths):
-        sys.exit(LOST)
+        sys.exit(Exit.LOST)
     if not counts["ok"]:
-        sys.exit(NO_ANIMAL)
+        sys.exit(Exit.NO_ANIMAL)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -22,12 +23,14 @@ from pipelines.round_pictures import write_pictures
 from pipelines.round_rules import alarm, enough, size_of
 from selection import policy_of, select_round
 from tables import Dataset, Lake, fingerprint
+from trainers import logs, meters
 from trainers.average import average
 from trainers.group import TrainGroup, training_bar
 from trainers.registry import register
 from trainers.start import start_keys
 from trainers.tracking import open_tracker, scalars
 
+_logger = logging.getLogger(__name__)
 TABLES = ("instances", "pseudo_labels", "selections")  # what a training on pseudo-labels is made from
 
 
@@ -134,8 +137,9 @@ class Loop:
         elif job["pseudo"]:  # the joints that count are those that the 3D net counts
             settings["min_confidence"] = c["train"]["acsm"]["min_confidence"]
         title = name if round is None else f"{name} round {round}"
-        with training_bar(title, settings["plan"]["steps"]) as show:
-            done = self.group.run({**job, "settings": settings}, show, self.tracker.watch(round, f"train {name}"))
+        with training_bar(title, settings["plan"]["steps"]) as show, logs.within(stage=f"train {title}"):
+            watchers = (show, self.tracker.watch(round, f"train {name}"), meters.training(name))
+            done = self.group.run({**job, "settings": settings}, *watchers)
         params = {"model": done["model"], "model_id": done["model_id"], "items": done["items"]}
         params |= {"config": fingerprint(c), "start_from": job.get("start_from")}
         params |= {t: d.path for t, d in lineage.items()}
@@ -250,6 +254,10 @@ class Loop:
         metrics: Mapping[str, Any],
         texts: Mapping[str, str] | None = None,
     ) -> None:
+        stage = name if number is None else f"{name} round {number}"
+        with logs.within(stage=stage):
+            known = {k: v for k, v in {**params, **metrics}.items() if v is not None}
+            logs.event(_logger, "stage of the loop ended", **known)
         self.tracker.stage(number, name, params, metrics, texts)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import sys
 import threading
 import time
@@ -20,10 +21,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tables import Dataset
+from trainers import logs, meters
 from trainers.cluster import check_room, connect
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+_log = logging.getLogger(__name__)
 
 DEATHS = 3  # of actors with one and the same unit, after which the unit is lost
 ON_GPU = 3  # parts in work in one actor on a GPU: one is computed while others are read, decoded and committed
@@ -48,9 +52,19 @@ class Actor:
     Args:
         output: where the worker commits.
         run: name of this run of the stage, no other's.
+        names: what its lines of the log carry.
     """
 
-    def __init__(self, factory: type[Any], args: Mapping[str, Any], output: Dataset, run: str, threads: int) -> None:
+    def __init__(
+        self,
+        factory: type[Any],
+        args: Mapping[str, Any],
+        output: Dataset,
+        run: str,
+        threads: int,
+        names: Mapping[str, str],
+    ) -> None:
+        self.log, self.stage = logs.Gathered(names), f"{output.table}/{output.fingerprint}"
         self.work, self.output, self.run = factory(**args), output, run
         self._door, self._left, self._inside = threading.Lock(), threading.Condition(), 0
         gc.freeze()  # what is loaded lives as long as the actor: the collector need not walk it again and again
@@ -60,15 +74,31 @@ class Actor:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         part, payload = str(batch["part"][0]), json.loads(str(batch["payload"][0]))
         counts, error = self.attempt(part, payload)
-        return {"part": [part], "counts": [json.dumps(counts)], "error": [error]}
+        return {"part": [part], "counts": [json.dumps(counts)], "error": [error], "log": [self.log.take()]}
 
     def attempt(self, part: str, payload: Any) -> tuple[dict[str, int], str]:
         """The worker's counts, and what is to be said of what it raised or nothing."""
-        try:
-            with self.trying(part):
-                return dict(self.work(part, payload)), ""
-        except Exception as error:  # noqa: BLE001 - a poison unit is a row of the stage's result, the others go on
-            return {}, told(error)
+        with self.noted(part) as counts:
+            try:
+                with self.trying(part):
+                    counts.update(self.work(part, payload))
+                return dict(counts), ""
+            except Exception as error:  # noqa: BLE001 - a poison unit is a row of the stage's result, the others go on
+                self.lost(error)
+                return {}, told(error)
+
+    @contextmanager
+    def noted(self, part: str) -> Iterator[Counter[str]]:
+        """Log what is said meanwhile as the unit's, and at the end its counts, which the caller fills in."""
+        counts, began = Counter[str](), time.monotonic()
+        with logs.within(stage=self.stage, unit=part):
+            yield counts
+            logs.event(_log, "unit ended", seconds=round(time.monotonic() - began, 3), **counts)
+
+    def lost(self, error: Exception) -> None:
+        """Log that the unit in work is lost."""
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        logs.event(_log, f"unit lost: {reason}", logging.ERROR, traceback=told(error))
 
     @contextmanager
     def trying(self, part: str) -> Iterator[None]:
@@ -156,10 +186,17 @@ def run_stage(
             output.unfinish()
             actor = {"factory": worker, "args": dict(args), "output": output, "run": uuid.uuid4().hex[:8]}
             rows = _stream(todo, actor, resources, at_once)
-            for row in show(rows) if show else progress(rows, output.table, len(todo)):
-                totals.update(json.loads(row["counts"]))
-                if row["error"]:
-                    errors.append(f"{row['part']}: {row['error']}")
+            with logs.within(stage=f"{output.table}/{output.fingerprint}"):
+                logs.event(_log, "stage begins", units=len(todo), skipped=totals["units_skipped"])
+                for done, row in enumerate(show(rows) if show else progress(rows, output.table, len(todo)), 1):
+                    counts = json.loads(row["counts"])
+                    totals.update(counts)
+                    if row["error"]:
+                        errors.append(f"{row['part']}: {row['error']}")
+                    logs.replay(row["log"])
+                    meters.unit(output.table, counts, bool(row["error"]))
+                    meters.put("wildshape_units_left", len(todo) - done, stage=output.table)
+                logs.event(_log, "stage ended", **{**totals, "units_lost": len(errors)})
     totals["units_lost"] = len(errors)
     check_lost(output.table, errors, len(units), resources)
     if finish and not output.is_finished(input_state):
@@ -199,7 +236,7 @@ def through(
 
     return units.map_batches(
         actor,
-        fn_constructor_kwargs={**args, "threads": int(resources.threads)},
+        fn_constructor_kwargs={**args, "threads": int(resources.threads), "names": logs.ids()},
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(
             size=min(int(resources.actors), most or int(resources.actors)),

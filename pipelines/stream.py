@@ -18,6 +18,7 @@ from typing import Any
 
 from pipelines.stage import Actor, check_lost, connect, parts_as_units, parts_at_once, run_stage, through, told
 from tables import Dataset, InputError, Lake
+from trainers import logs, meters
 from trainers.app import command
 from trainers.cluster import check_resources, check_room
 
@@ -181,9 +182,12 @@ class _Flow:
             lost = []
             total = wanted or sum(m["rows"] for m in photos.manifests().values())
             for row in show(iter(flow.iter_rows()), self.tables, total):
+                logs.replay(row["log"])
                 for name, counts in json.loads(row["counts"]).items():
                     self.counts[name].update(counts, units=1)
+                    meters.unit(name, counts, lost=False)
                 if row["error"] and row["shard"]:
+                    meters.unit(photos.table, {}, lost=True)
                     lost.append(f"{row['part']}: {row['error']}")
         return lost
 
@@ -244,19 +248,21 @@ class _Crawling(Actor):
         if not row["shard"]:
             yield _batch(row)
             return
-        name, counts = str(row["part"]), Counter[str]()
+        name = str(row["part"])
         # A killed actor's shard is done again, and Ray skips as many rows as it had: they come in the same order.
         before = self.output.manifests(p for p in self.output.parts(f"{name}-") if p not in self.known)
         for part in sorted(before, key=lambda p: before[p]["ended"]):
             yield _batch(_row(part))
         error = ""
-        try:
-            with self.trying(name):
-                for part in self.work.parts(name, counts):
-                    yield _batch(_row(part))
-        except Exception as raised:  # noqa: BLE001 - as in Actor.attempt
-            error = told(raised)
-        yield _batch(_row(name, True, {"photos": counts}, error))
+        with self.noted(name) as counts:
+            try:
+                with self.trying(name):
+                    for part in self.work.parts(name, counts):
+                        yield _batch(_row(part))
+            except Exception as raised:  # noqa: BLE001 - as in Actor.attempt
+                self.lost(raised)
+                error = told(raised)
+        yield _batch(_row(name, True, {"photos": counts}, error) | {"log": self.log.take()})
 
 
 class _Next(Actor):
@@ -269,12 +275,13 @@ class _Next(Actor):
             counts, row["error"] = self.attempt(part, None)
             if not row["error"]:
                 row["counts"] = json.dumps({**json.loads(str(row["counts"])), self.output.table: counts})
+            row["log"] = logs.joined([str(row["log"]), self.log.take()])
         return _batch(row)
 
 
 def _row(part: str, shard: bool = False, counts: Mapping[str, Any] | None = None, error: str = "") -> dict[str, Any]:
     """What flows: the name of a part, or of a shard before and after its crawl, and what was counted on the way."""
-    return {"part": part, "shard": shard, "counts": json.dumps(counts or {}), "error": error}
+    return {"part": part, "shard": shard, "counts": json.dumps(counts or {}), "error": error, "log": "[]"}
 
 
 def _batch(row: Mapping[str, Any]) -> dict[str, Sequence[Any]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipelines.stage import progress_bar, watched
 from tables import Dataset
+from trainers import meters
 
 SAMPLES = 512  # moments of a run that are kept
 _RECENT = 10  # looks that the speed shown is taken over
@@ -24,6 +26,7 @@ def show(rows: Iterator[dict[str, Any]], tables: Sequence[Dataset], wanted: int)
         wanted: rows that the last stage is to have seen.
     """
     size: dict[str, int] = {}  # rows of the first table's parts
+    crawled = Counter[str]()
     moments: list[list[float]] = []
     waiting = [0] * (len(tables) - 1)
     began, every, looks = time.monotonic(), 1, 0
@@ -33,9 +36,16 @@ def show(rows: Iterator[dict[str, Any]], tables: Sequence[Dataset], wanted: int)
         nonlocal moments, every, looks
         parts = [t.parts() for t in tables[::-1]][::-1]  # last first: a part on its way is not seen as one too many
         fresh = [p for p in parts[0] if p not in size]
-        size.update({p: m["rows"] for p, m in tables[0].manifests(fresh).items()})
+        for part, manifest in tables[0].manifests(fresh).items():
+            size[part] = manifest["rows"]
+            crawled.update(manifest.get("status", {}), bytes=manifest.get("body_bytes", 0))
+        meters.photos(crawled)
         done = [sum(size.get(p, 0) for p in names) for names in parts]
         waiting[:] = [max(old, a - b) for old, a, b in zip(waiting, done, done[1:], strict=False)]
+        for i, table in enumerate(tables):
+            meters.put("wildshape_stream_rows", done[i], stage=table.table)
+            if i:
+                meters.put("wildshape_stream_waiting", done[i - 1] - done[i], stage=table.table)
         now = [round(time.monotonic() - began, 1), *done]
         recent[:] = [*recent[-_RECENT:], now]
         if looks % every == 0:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from documented import ROOT, pieces
 from tiny import CATEGORY, shared_lake
 from tiny import add_pseudo_labels as keypoints_of
 
@@ -32,8 +33,8 @@ from pipelines.pose_picture import overlay
 from pipelines.predict_files import names_of
 from pipelines.run_record import open_run
 from tables import QUADRUPED, InputError, Lake, schema, to_numpy
+from trainers.app import Exit
 
-ROOT = Path(__file__).resolve().parents[1]
 RULES = {"score": 0.0, "overlap": 0.5, "most": 2, "min_side": 8, "crop_px": 352, "radius": 0}
 
 
@@ -75,8 +76,7 @@ def call(own: str, lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def readme_commands() -> list[str]:
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## One photo\n")[1].split("\n## ")[0]
-    return re.findall(r"```sh\n(.*?)```", section, re.S)[0].strip().splitlines()
+    return [p.text for p in pieces("README.md", "One photo")]
 
 
 def test_a_real_photo_end_to_end_says_what_it_was_trained_on(lake: Lake, shared_data: Path, tmp_path: Path) -> None:
@@ -169,8 +169,8 @@ def test_the_other_commands_of_readme_and_docs(
     (tmp_path / "photos").mkdir()
     for path in ("a.jpg", "b.jpg", "photo.jpg", "photos/c.jpg"):
         (tmp_path / path).write_bytes(photos[0].read_bytes())
-    page = (ROOT / "docs" / "one-photo.md").read_text(encoding="utf-8")
-    lines = [*readme_commands(), *"".join(re.findall(r"```sh\n(.*?)```", page, re.S)).splitlines()]
+    lines = [*readme_commands(), *(p.text for p in pieces("docs/one-photo.md"))]
+    assert {line.split()[2] for line in lines} == {"pipelines.predict", "pipelines.visualize"}  # test_visualize.py's
     made = []
     for line in (line for line in lines if "pipelines.predict" in line):
         here = line.replace("run=deer lake=./lake", "").replace("acsm=model.safetensors", f"acsm={acsm}")
@@ -190,7 +190,7 @@ def test_every_photo_of_a_folder_has_its_row(
     for name, content in (("good.jpg", good), ("cut.jpg", good[:900]), ("text.png", b"words"), ("note.txt", b"")):
         (folder / name).write_bytes(content)
     (folder / "void.jpg").symlink_to(folder / "nothing")
-    assert call("photos=holiday", "out=made") == predict.LOST
+    assert call("photos=holiday", "out=made") == Exit.LOST
     assert call("photos=holiday", "out=made", "resources.failure_budget=0.75") == 0
     rows = {p.stem: json.loads(p.read_text()) for p in (tmp_path / "made").glob("*.json")}
     expected = {"good": "ok", "cut": "truncated", "text": "not_image", "void": "unreadable"}
@@ -205,7 +205,7 @@ def test_every_photo_of_a_folder_has_its_row(
 def test_no_animal_is_said_with_the_fix(
     call: Any, photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(str(photos[0]), "detect.min_side=9000") == predict.NO_ANIMAL
+    assert call(str(photos[0]), "detect.min_side=9000") == Exit.NO_ANIMAL
     assert "no animal found; lower detect.score (0)" in capsys.readouterr().out
     (made,) = (tmp_path / "predictions").iterdir()
     row = json.loads(made.read_text())

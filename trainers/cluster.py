@@ -12,7 +12,9 @@ from importlib.util import find_spec
 from typing import Any
 
 from tables import InputError
+from trainers import logs
 
+_log = logging.getLogger(__name__)
 PACKAGES = ("conf", "models", "pipelines", "sandbox", "selection", "tables", "trainers")
 
 
@@ -93,6 +95,8 @@ def connect(resources: Any) -> Iterator[None]:
         )
     except ConnectionError as error:
         raise InputError("resources.address", address, f"no Ray cluster answers ({error}); `ray start`?") from error
+    ports = sorted({f"{n['NodeManagerAddress']}:{n['MetricsExportPort']}" for n in ray.nodes() if n["Alive"]})
+    logs.event(_log, "Ray connected", address=address or "local", resources=ray.cluster_resources(), metrics=ports)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

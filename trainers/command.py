@@ -17,6 +17,7 @@ def train_command(cfg: Any, name: str, **extra: Any) -> dict[str, Any]:
     from rich.console import Console
 
     from tables import Lake
+    from trainers import meters
     from trainers.cluster import connect
     from trainers.group import TrainGroup, training_bar
     from trainers.settings import check_settings
@@ -41,7 +42,7 @@ def train_command(cfg: Any, name: str, **extra: Any) -> dict[str, Any]:
             TrainGroup(cfg.resources.train, f"{lake.uri}/ray_train") as group,
             training_bar(title, int(settings["plan"]["steps"])) as show,
         ):
-            done = group.run(job, show, tracker.watch(None, title))
+            done = group.run(job, show, tracker.watch(None, title), meters.training(name))
         Console().print(summary(done), soft_wrap=True)
         params = {"model": done["model"], "model_id": done["model_id"], "items": done["items"]}
         tracker.stage(None, title, params, scalars(done["metrics"]))

@@ -1,0 +1,146 @@
+"""Every line of the log says the run, the stage and the unit it belongs to, also where an actor said it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipelines.stage import run_stage
+from tables import Dataset, InputError, Lake, schema
+from trainers import logs
+from trainers.app import Exit
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Talker:
+    """Worker that says something of each unit, and raises at one."""
+
+    def __init__(self, output: Dataset) -> None:
+        self.output, self.log = output, logging.getLogger("pipelines.talker")
+
+    def __call__(self, part: str, payload: Any) -> Mapping[str, int]:
+        self.log.warning("the host is slow: %s", payload)
+        logging.getLogger("a.library").info("nobody asked")
+        if payload == "poison":
+            raise ValueError("no photo")
+        row = {"model": payload, "model_id": part, "split": "test"}
+        self.output.write(part, pa.Table.from_pylist([row], schema("metrics")), schema("metrics"))
+        return {"rows": 1}
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.ray
+def test_a_stage_logs_what_its_actors_say(
+    tmp_path: Path, ray_local: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    output = Lake(str(tmp_path)).dataset("metrics", "deer", {"n": 1})
+    units = {"u0": "well", "u1": "poison"}
+    folder = logs.log_folder("selftrain", "r1", str(tmp_path))
+    with (
+        logs.logging_to("file", "selftrain", "r1", folder),
+        pytest.raises(RuntimeError, match="1 of 2 units were lost"),
+    ):
+        run_stage(output, units, Talker, {"output": output}, ray_local, "a")
+    lines = lines_of(tmp_path / "runs" / "r1" / "log.jsonl")
+    stage = f"metrics/{output.fingerprint}"
+    assert {(x["run"], x["command"], x["stage"]) for x in lines} == {("r1", "selftrain", stage)}
+    said = {(x["unit"], x["level"], x["message"]) for x in lines}
+    assert said == {
+        (None, "info", "stage begins"), (None, "info", "stage ended"),
+        ("u0", "warning", "the host is slow: well"), ("u0", "info", "unit ended"),
+        ("u1", "warning", "the host is slow: poison"), ("u1", "error", "unit lost: ValueError: no photo"),
+        ("u1", "info", "unit ended"),
+    }  # fmt: skip
+    done = next(x for x in lines if x["unit"] == "u0" and x["message"] == "unit ended")
+    assert done["rows"] == 1
+    lost = next(x for x in lines if x["level"] == "error")
+    assert "Talker" not in lost["message"]
+    assert "Traceback" in lost["traceback"]
+    shown = capsys.readouterr().err
+    assert f"warning: {stage} u0: the host is slow: well\n" in shown
+    assert "Traceback" not in shown
+
+
+def test_json_goes_to_the_error_stream_and_text_is_warnings_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    log = logging.getLogger("pipelines.some")
+    with logs.logging_to("json", "crawl", None, None), logs.within(stage="photos/1", unit="s00"):
+        logs.event(log, "ended", ok=3)
+        logging.getLogger("other").info("not ours")
+    line = json.loads(capsys.readouterr().err)
+    assert {k: line[k] for k in ("run", "command", "stage", "unit", "message", "level", "ok")} == {
+        "run": "crawl", "command": "crawl", "stage": "photos/1", "unit": "s00", "message": "ended", "level": "info",
+        "ok": 3,
+    }  # fmt: skip
+    with logs.logging_to("text", "crawl", None, None):
+        logs.event(log, "ended", ok=3)
+        logs.event(log, "odd", logging.WARNING, host="a")
+    assert capsys.readouterr().err == "warning: odd host=a\n"
+    assert not logs.ids()
+
+
+def test_where_the_file_lies(tmp_path: Path) -> None:
+    lake = str(tmp_path)
+    assert logs.log_folder("selftrain", "deer", f"file://{lake}") == f"{lake}/runs/deer"
+    assert logs.log_folder("selftrain", "../x", lake) == f"{lake}/logs/selftrain"  # refused, and not made a run
+    assert logs.log_folder("report", "deer", lake) == f"{lake}/logs/report"
+    assert logs.log_folder("crawl", None, "s3://bucket/lake") is None
+    with pytest.raises(InputError, match=r"^log=file"), logs.logging_to("file", "crawl", None, None):
+        pass
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "pipelines.cli", *arguments]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["crawl", "nope=1"], ["crawl", "log=xml"], ["nope"], ["crawl", "lake=${nope}"], ["export", "log=file"]],
+)
+def test_what_is_refused_exits_with_2(arguments: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        command(*arguments), cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == Exit.REFUSED, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, Exit.INTERRUPTED), (signal.SIGTERM, Exit.TERMINATED)])
+def test_an_interrupt_is_one_line_and_a_code_of_its_own(sign: int, code: int, tmp_path: Path) -> None:
+    script = (
+        "import sys, time, signal\nfrom trainers.app import command\n"
+        "sys.argv = ['x', 'lake=lake', 'log=json']\n"
+        "signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))\n"  # as ray.init does
+        "@command('report')\ndef main(cfg):\n    print('there', flush=True)\n    time.sleep(600)\n"
+        "main()\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert run.stdout is not None
+    assert run.stdout.readline() == "there\n"
+    run.send_signal(sign)
+    _, said = run.communicate()
+    assert run.returncode == code, said
+    *events, last = said.splitlines()
+    assert last.endswith("the same command goes on where it was")
+    assert [json.loads(e)["message"] for e in events] == ["command begins", "ended early"]
