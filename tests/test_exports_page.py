@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from documented import ROOT, pieces
 from omegaconf import OmegaConf
 from test_export import submitted
 from tiny import shared_lake
@@ -18,12 +18,8 @@ from tiny import shared_lake
 from pipelines.ingest import READERS
 from tables import Lake
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "exports.md"
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+TYPED = [p.text for p in pieces("docs/exports.md") if p.language == "sh"]
+PYTHON = [p.text for p in pieces("docs/exports.md") if p.language == "python" and "fiftyone" not in p.text]
 
 
 def run(folder: Path, *arguments: str) -> str:
@@ -41,7 +37,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a lake, and the page's exports in it."""
     folder = tmp_path_factory.mktemp("page")
     shutil.copytree(shared_lake().uri, folder / "lake")
-    exports = [line for block in blocks("sh") for line in block.splitlines() if "ingest" not in line]
+    exports = [line for line in TYPED if "ingest" not in line]
     assert [line.split()[2] for line in exports] == ["pipelines.export"] * 2 + ["zipfile"] + ["pipelines.export"]
     said = [run(folder, *line.split()[1:]) for line in exports]
     assert (
@@ -54,7 +50,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_python_of_the_page(work: Path) -> None:
     pytest.importorskip("pycocotools", reason="pycocotools is not installed")
     pytest.importorskip("datasets", reason="datasets is not installed")
-    evaluate, table, newest = blocks("python")
+    evaluate, table, newest = PYTHON
     assert "Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets= 20 ] = 1.000" in run(work, "-c", evaluate)
     lake = Lake(str(work / "lake"))
     two = sum(len(d.read(["instance_id"])) for d in lake.datasets("pseudo_labels", "quadruped"))
@@ -68,7 +64,7 @@ def test_what_comes_back_can_be_ingested(work: Path, monkeypatch: pytest.MonkeyP
     tasks = json.loads(Path("for_label_studio/tasks.json").read_text())
     Path("project.json").write_text(json.dumps(submitted(tasks)))
     settings = OmegaConf.load(ROOT / "conf" / "ingest.yaml")
-    commands = [line.split()[3:] for block in blocks("sh") for line in block.splitlines() if "pipelines.ingest" in line]
+    commands = [line.split()[3:] for line in TYPED if "pipelines.ingest" in line]
     assert len(commands) == 3
     OmegaConf.set_struct(settings, True)
     for arguments in commands:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from documented import pieces
 from rig_keypoints import geometric_keypoints, rig_path
 from test_animals3d import reference_folder
 from test_reference_checkpoint import acsm_state, pose_file
@@ -19,7 +19,6 @@ from models.gltf import read_glb
 from models.template import Template
 from sandbox.world import build_world
 
-PAGE = ROOT / "docs" / "new-species.md"
 WORLD = {
     "name": "species", "category": "deer", "seed": 4, "photo_px": 160, "workers": 1,
     "labelled": {"train": 8, "val": 1, "test": 3},
@@ -32,8 +31,8 @@ WORLD = {
 TINY = ["train.pose.plan.steps=3", "train.acsm.plan.steps=3", "train.pose.plan.batch=4", "train.acsm.plan.batch=4"]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+# Those of the last section are of the README, where test_stranger.py runs them.
+TYPED = [p for p in pieces("docs/new-species.md") if p.language == "sh" and p.heading != "5. The web"]
 
 
 def python(folder: Path, code: str) -> None:
@@ -43,16 +42,6 @@ def python(folder: Path, code: str) -> None:
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, f"{code}\n{done.stderr[-2000:]}"
-
-
-def test_every_command_exists_and_names_files_of_the_page() -> None:
-    lines = [line for block in blocks("sh") for line in block.strip().splitlines()]
-    assert len(lines) == 6
-    for line in lines:
-        assert re.match(r"python -m (pipelines|trainers)\.\w+ ", line)
-        room, name = line.split()[2].split(".")
-        assert (ROOT / room / f"{name}.py").exists()
-    assert len(blocks("python")) == 3
 
 
 @pytest.mark.ray
@@ -65,7 +54,7 @@ def test_the_page_from_rig_to_network(tmp_path: Path) -> None:
     work.mkdir()
     (work / "Deer.glb").write_bytes(rig.read_bytes())
     (work / "points.json").write_text(json.dumps({name: list(at) for name, at in clicked.items()}))
-    nearest, one_photo, coming = blocks("python")
+    nearest, one_photo, coming = (p.text for p in pieces("docs/new-species.md", language="python"))
     python(work, nearest)
     keypoints = work / "keypoints.json"
     world = build_world(str(tmp_path / "world"), {**WORLD, "rig": str(rig), "keypoints": str(keypoints)})
@@ -73,9 +62,9 @@ def test_the_page_from_rig_to_network(tmp_path: Path) -> None:
     for split in ("train", "test"):
         (work / f"{split}.json").write_bytes(Path(getattr(world, split)).read_bytes())
 
-    for line in (line for block in blocks("sh") for line in block.strip().splitlines()):
-        _, _, module, *arguments = line.split()
-        if "<pose>" in line:
+    for piece in TYPED:
+        _, _, module, *arguments = piece.text.split()
+        if "<pose>" in piece.text:
             arguments = [a.replace("<pose>", trained(work, "pose")) for a in arguments]
         command(work, module, *arguments, *(TINY if module.startswith("trainers.") else []))
     assert (work / "deer.template.png").stat().st_size > 10_000
