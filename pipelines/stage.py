@@ -188,14 +188,14 @@ def run_stage(
             rows = _stream(todo, actor, resources, at_once)
             with logs.within(stage=f"{output.table}/{output.fingerprint}"):
                 logs.event(_log, "stage begins", units=len(todo), skipped=totals["units_skipped"])
-                for done, row in enumerate(show(rows) if show else progress(rows, output.table, len(todo)), 1):
+                for ended, row in enumerate(show(rows) if show else progress(rows, output.table, len(todo)), 1):
                     counts = json.loads(row["counts"])
                     totals.update(counts)
                     if row["error"]:
                         errors.append(f"{row['part']}: {row['error']}")
                     logs.replay(row["log"])
                     meters.unit(output.table, counts, bool(row["error"]))
-                    meters.put("wildshape_units_left", len(todo) - done, stage=output.table)
+                    meters.put("wildshape_units_left", len(todo) - ended, stage=output.table)
                 logs.event(_log, "stage ended", **{**totals, "units_lost": len(errors)})
     totals["units_lost"] = len(errors)
     check_lost(output.table, errors, len(units), resources)
