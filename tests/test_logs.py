@@ -8,18 +8,21 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.request import urlopen
 
 import pyarrow as pa
 import pytest
 
 from pipelines.stage import run_stage
 from tables import Dataset, InputError, Lake, schema
-from trainers import logs
+from trainers import logs, meters
 from trainers.app import Exit
+from trainers.notes import Note
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -144,3 +147,35 @@ def test_an_interrupt_is_one_line_and_a_code_of_its_own(sign: int, code: int, tm
     *events, last = said.splitlines()
     assert last.endswith("the same command goes on where it was")
     assert [json.loads(e)["message"] for e in events] == ["command begins", "ended early"]
+
+
+@pytest.mark.ray
+def test_prometheus_scrapes_what_a_stage_did(tmp_path: Path, ray_local: SimpleNamespace) -> None:
+    """The endpoint of this Ray's own metrics agent, asked as Prometheus asks it."""
+    pytest.importorskip("opencensus", reason="Ray's metrics agent is not installed: pip install 'wildshape[metrics]'")
+    import ray
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    output = Lake(str(tmp_path)).dataset("metrics", "deer", {"n": 2})
+    lossy = SimpleNamespace(**{**vars(ray_local), "failure_budget": 0.5})
+    with logs.logging_to("text", "selftrain", "scraped", None):
+        run_stage(output, {"u0": "well", "u1": "poison", "u2": "well"}, Talker, {"output": output}, lossy, "a")
+        meters.training("acsm")(Note(7, 10, 0.25, {}, None))
+    (node,) = ray.nodes()
+    url, tags = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics", 'run="scraped"'
+    wanted = {
+        ("ray_wildshape_units_total", "done"): 2, ("ray_wildshape_units_total", "lost"): 1,
+        ("ray_wildshape_items_total", "rows"): 2, ("ray_wildshape_units_left", "metrics"): 0,
+        ("ray_wildshape_train_step", "acsm"): 7, ("ray_wildshape_train_loss", "acsm"): 0.25,
+    }  # fmt: skip
+    found: dict[tuple[str, str], float] = {}
+    for _ in range(120):  # Ray reports every ten seconds
+        text = urlopen(url, timeout=60).read().decode()
+        mine = [line for line in text.splitlines() if tags in line]
+        found = {key: float(line.split()[-1]) for key in wanted for line in mine if line.startswith(f"{key[0]}{{")
+                 and f'"{key[1]}"' in line}  # fmt: skip
+        if found == wanted:
+            break
+        time.sleep(1)
+    assert found == wanted
