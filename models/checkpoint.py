@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -19,7 +18,7 @@ from models.acsm import ACSM
 from models.heatmap import Detector, PoseNet
 from models.reference_checkpoint import from_reference, is_pth
 from models.template import Template
-from tables import Files, InputError
+from tables import InputError, read_file
 
 KINDS: dict[str, Any] = {"pose": PoseNet, "detector": Detector, "acsm": ACSM}
 _ARRAYS = ("vertices", "faces", "weights", "pivots", "keypoints")
@@ -46,20 +45,9 @@ def weights_digest(path: str) -> str:
     Raises:
         InputError: no such file.
     """
-    data = _file(path)
+    data = read_file("checkpoint", str(path))
     header = 0 if is_pth(data) else 8 + int.from_bytes(data[:8], "little")
     return hashlib.sha256(data[header:]).hexdigest()[:16]
-
-
-def _file(path: str) -> bytes:
-    folder, _, name = str(path).rpartition("/")
-    try:
-        data = Files(folder or ".").read(name)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise InputError("checkpoint", path, f"cannot be read ({str(error).splitlines()[0]})") from error
-    if data is None:
-        raise InputError("checkpoint", path, "no such file")
-    return data
 
 
 def load_checkpoint(path: str, animals3d: str | None = None) -> nn.Module:
@@ -74,7 +62,7 @@ def load_checkpoint(path: str, animals3d: str | None = None) -> nn.Module:
     Raises:
         InputError: there is no such file, or it is neither.
     """
-    data = _file(path)
+    data = read_file("checkpoint", str(path))
     if is_pth(data):
         return from_reference(path, data, animals3d)
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tables import InputError, write_atomically
+from tables import Files, InputError, read_file, write_atomically
 
 FORMAT = "wildshape-template-1"
 _ARRAYS = {
@@ -95,34 +94,44 @@ class Template:
     def _meta(self) -> dict[str, Any]:
         return {name: list(getattr(self, name)) for name in _LISTS}
 
-    def save(self, path: str) -> None:
-        """Write one safetensors file, whole or not at all."""
+    def to_bytes(self) -> bytes:
+        """The content of a template's file: safetensors."""
         from safetensors.numpy import save
 
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
-        data = save(arrays, {"format": FORMAT, "template": json.dumps(self._meta())})
-        write_atomically(path, data)
+        return save(arrays, {"format": FORMAT, "template": json.dumps(self._meta())})
+
+    def save(self, path: str) -> None:
+        """Write a local file, whole or not at all."""
+        write_atomically(path, self.to_bytes())
+
+    def keep(self, files: Files) -> str:
+        """Write it into a lake, where workers on all nodes find it; return its path or URI there."""
+        name = f"templates/{self.digest}.template"
+        if not files.exists(name):
+            files.write(name, self.to_bytes())
+        return f"{files.uri}/{name}"
 
     @staticmethod
     def load(path: str) -> Template:
-        """Read a file of `save`.
+        """Read a file of `save`: a path or a URI.
 
         Raises:
             InputError: no such file, or not a template.
         """
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
 
+        data = read_file("template", str(path), "no such file; make one with `wildshape template`")
         fix = "give a file written by `wildshape template`"
-        if not os.path.isfile(path):
-            raise InputError("template", path, f"no such file; {fix}")
         try:
-            with safe_open(path, "np") as f:
-                meta = f.metadata() or {}
-                if meta.get("format") != FORMAT:
-                    raise InputError("template", path, f"not a template; {fix}")
-                arrays = {name: f.get_tensor(name) for name in _ARRAYS}
-            return Template(**arrays, **json.loads(meta["template"]))
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            size = int.from_bytes(data[:8], "little")
+            meta = json.loads(data[8 : 8 + size]).get("__metadata__") or {}
+            if meta.get("format") != FORMAT:
+                raise InputError("template", path, f"not a template; {fix}")
+            arrays: dict[str, Any] = load(data)
+            return Template(**{name: arrays[name] for name in _ARRAYS}, **json.loads(meta["template"]))
+        except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError("template", path, f"unreadable ({error}); {fix}") from None

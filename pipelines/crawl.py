@@ -114,17 +114,16 @@ def _plan(dataset: Dataset, options: SourceOptions, resources: Any) -> Plan:
 
 @contextmanager
 def _alone(dataset: Dataset) -> Iterator[None]:
-    """Hold the dataset against other crawls, as far as the disk of a local lake can tell of them; a kill lets go.
+    """Hold the dataset against other crawls, as far as this machine can tell of them; a kill lets go.
+
+    Two machines that crawl into one bucket at once lose nothing, but fetch some photos twice.
 
     Raises:
         InputError: another crawl holds it.
     """
     from filelock import FileLock, Timeout
 
-    if "://" in dataset.files.uri:
-        yield
-        return
-    folder = os.path.join(dataset.files.uri, dataset.path)
+    folder = dataset.files.local(dataset.path)
     os.makedirs(folder, exist_ok=True)
     try:
         with FileLock(os.path.join(folder, "_lock"), timeout=0):

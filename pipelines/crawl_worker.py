@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -173,10 +172,8 @@ def part_name(prefix: str, ids: Sequence[str]) -> str:
 
 
 def spool_folder(dataset: Dataset) -> str:
-    """Local folder of a dataset's spools: inside a lake that is a local folder, else the machine's temporary one."""
-    if "://" in dataset.files.uri:
-        return os.path.join(tempfile.gettempdir(), "wildshape-spool", dataset.fingerprint)
-    return os.path.join(dataset.files.uri, dataset.path, "_spool")
+    """Folder of a dataset's spools on this machine: a node's own where the lake is in an object store."""
+    return dataset.files.local(f"{dataset.path}/_spool")
 
 
 def summarise(rows: Sequence[Mapping[str, Any]], sizes: Sequence[int]) -> dict[str, Any]:

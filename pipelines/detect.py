@@ -139,7 +139,7 @@ def drop_copies(instances: Dataset, photos: Dataset) -> int:
     known = photos.read(["photo_id", "duplicate_of"])
     copies = known["photo_id"].filter(pc.is_valid(known["duplicate_of"]))
     dropped = 0
-    for part in instances.manifests() if len(copies) else ():
+    for part in instances.parts() if len(copies) else ():
         rows = instances.read(["instance_id", "photo_id"], [part])
         stay = rows["instance_id"].filter(pc.invert(pc.is_in(rows["photo_id"], copies)))
         dropped += instances.keep(part, stay)
@@ -153,7 +153,7 @@ def mark_near_duplicates(instances: Dataset, radius: int) -> int:
 
     from pipelines.duplicates import find_near
 
-    if not instances.manifests():
+    if not instances.parts():
         return 0
     rows = instances.read(["instance_id", "photo_id", "dhash"])
     photos = rows.group_by("photo_id").aggregate([("dhash", "min")])

@@ -11,9 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
-import pyarrow as pa
 
-from tables import Files, InputError
+from tables import InputError, read_file
 
 if TYPE_CHECKING:
     from pipelines.detect_rules import Rules
@@ -103,14 +102,7 @@ def read_model(path: str) -> bytes:
     Raises:
         InputError: no such file, or it cannot be read.
     """
-    folder, _, name = path.rpartition("/")
-    try:
-        data = Files(folder or ".").read(name)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise InputError("model", path, f"cannot be read ({str(error).splitlines()[0]})") from error
-    if data is None:
-        raise InputError("model", path, "no such file")
-    return data
+    return read_file("model", path)
 
 
 def batches(items: Iterable[tuple[Hashable, int, Item]]) -> Iterator[list[Item]]:

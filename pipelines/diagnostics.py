@@ -82,7 +82,7 @@ def entropy(counts: np.ndarray) -> float:
 
 def _views(pseudo: Dataset, ids: pa.ChunkedArray) -> np.ndarray:
     counts = np.zeros(len(VIEW_NAMES), np.int64)
-    for part in pseudo.manifests():
+    for part in pseudo.parts():
         rows = pseudo.read(["instance_id", "keypoints"], [part])
         counts = counts + viewpoint_histogram(rows.filter(pc.is_in(rows["instance_id"], ids)))
     return counts

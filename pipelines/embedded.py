@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tables import InputError, Lake
+from tables import Lake
 
 
 @dataclass(frozen=True)
@@ -41,18 +41,15 @@ class Embedded:
 
 @contextmanager
 def open_sandbox(settings: Mapping[str, Any], lake: Lake) -> Iterator[Embedded]:
-    """Build the sandbox below the lake if it is not there, and serve its web photos on 127.0.0.1 for the while.
+    """Build the sandbox if this machine has it not, and serve its web photos on 127.0.0.1 for the while.
 
-    Raises:
-        InputError: the lake is not a local folder.
+    It lies in a local lake; where the lake is in an object store, on this machine's disk (`Files.local`).
     """
     from models.template import Template
     from sandbox.origin import Origin
     from sandbox.world import build_world
 
-    if "://" in lake.uri:
-        raise InputError("lake", lake.uri, "the sandbox needs a local folder; give your own template and data")
-    world = build_world(os.path.join(lake.uri, "sandbox", str(settings["name"])), settings)
+    world = build_world(lake.files.local(f"sandbox/{settings['name']}"), settings)
     template = os.path.join(world.directory, f"animal-{world.fingerprint}.template")
     if not os.path.exists(template):
         Template.from_rig(world.glb, keypoints=world.keypoints).save(template)

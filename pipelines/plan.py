@@ -26,16 +26,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from pipelines.plan_shards import arrange, set_digest, shard_count, write_shards
 from pipelines.source_autotags import read_tagged
-from pipelines.source_files import file_state, locate
+from pipelines.source_files import file_state
 from pipelines.source_options import SourceOptions
 from pipelines.source_origin import mirrored
 from pipelines.sources import REJECTS, WANTED, read_split, splits
-from tables import Dataset, Files, InputError, fingerprint
+from tables import Dataset, Files, InputError, fingerprint, locate
 
 MAX_REJECTS = 100_000  # kept to be looked at; beyond that they are only counted
 BATCH = 8192  # rows of a row group on the way
@@ -178,7 +177,7 @@ def _for_any_node(files: Files, folder: str, options: SourceOptions) -> SourceOp
         sink = io.BytesIO()
         np.save(sink, read_tagged(options.autotags))
         files.write(name, sink.getvalue())
-    ids = f"{files.uri.rstrip('/')}/{name}"
+    ids = f"{files.uri}/{name}"
     return replace(options, path=at, autotags=replace(options.autotags, path=ids))
 
 
@@ -250,7 +249,7 @@ class _Rows:
         if self.name is None:
             self.name = self._name
             full = self.files.full(f"{self.folder}/{self.name}")
-            if isinstance(self.files.fs, pafs.LocalFileSystem):
+            if self.files.is_local:
                 self.files.fs.create_dir(os.path.dirname(full))
             sink = self._stack.enter_context(self.files.fs.open_output_stream(full))
             self._writer = self._stack.enter_context(pq.ParquetWriter(sink, self.schema, compression="zstd"))

@@ -50,7 +50,7 @@ def spread(pseudo: Dataset, kept: Any, round: int) -> str:
     import pyarrow.compute as pc
 
     ids, seen = kept.filter(kept["selected"])["instance_id"], []
-    for part in pseudo.manifests():
+    for part in pseudo.parts():
         rows = pseudo.read(["instance_id", "round", "keypoints"], [part])
         mine = pc.equal(pc.fill_null(rows["round"], 0), round)
         seen.append(rows.filter(pc.and_(mine, pc.is_in(rows["instance_id"], ids))))

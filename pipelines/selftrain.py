@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Any
 
@@ -28,11 +27,13 @@ def check(cfg: Any) -> None:
     from pipelines.round_rules import check_rules, sizes
     from selection import check as check_selection
     from selection import policy_of
+    from trainers.tracking import store_of
 
     check_rules(cfg)
     if not re.fullmatch(r"[\w-][\w.-]*", str(cfg.run or "")):
         raise InputError("run", cfg.run, "must be a name of letters, digits, '_', '-' and '.'")
     lake = Lake(cfg.lake)
+    store_of(cfg.mlflow, lake)
     for top_n in sizes(cfg.top_n) if cfg.criterion != "none" else ():
         check_selection(cfg.criterion, top_n, **policy_of(cfg))
     if cfg.criterion == "oracle" and cfg.template is not None:
@@ -69,8 +70,6 @@ def check_template(path: str) -> None:
     """Raise InputError unless `path` is a readable template file."""
     from models.template import Template
 
-    if not os.path.exists(path):
-        raise InputError("template", path, "no such file; make one with `wildshape template rig=... keypoints=...`")
     Template.load(path)
 
 
@@ -84,13 +83,14 @@ def selftrain(cfg: Any) -> list[dict[str, Any]]:
 
     from omegaconf import OmegaConf
 
+    from models.template import Template
     from pipelines.rounds import Loop
     from pipelines.stage import connect
     from trainers.group import TrainGroup
 
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     lake = Lake(cfg.lake)
-    template = os.path.abspath(cfg.template) if cfg.template else None
+    template = cfg.template
     with ExitStack() as stack:
         if template is None:
             from pipelines.embedded import open_sandbox
@@ -99,8 +99,9 @@ def selftrain(cfg: Any) -> list[dict[str, Any]]:
             template = world.template
             plain["source"].update(world.source)
             plain["fetch"].update(world.fetch)
+        template = Template.load(template).keep(lake.files)
         stack.enter_context(connect(cfg.resources))
-        group = stack.enter_context(TrainGroup(cfg.resources.train, f"{lake.uri}/ray_train"))
+        group = stack.enter_context(TrainGroup(cfg.resources.train, lake))
         if cfg.template is None:
             world.ingest(cfg.lake, cfg.category, int(cfg.detect.crop_px), cfg.resources)
         loop = Loop(plain, cfg.resources, lake, template, group, world.truth if cfg.template is None else None)

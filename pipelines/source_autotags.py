@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.source_files import line_blocks, locate, readable
+from pipelines.source_files import line_blocks, readable
 from pipelines.source_options import Autotags
 from pipelines.source_words import encoded_pattern, word_pattern
-from tables import InputError
+from tables import InputError, locate
 
 _LINE = re.compile(rb"\d{1,18}\t(?:[^\t\n]*:[0-9.eE+-]+)?\r?")
 

@@ -11,18 +11,11 @@ from contextlib import contextmanager
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from tables import InputError
+from tables import InputError, locate
 
 PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
 MAX_LINE = 1 << 20  # no row of a known format is longer
 STEP = 4 << 20
-
-
-def locate(path: str) -> tuple[pafs.FileSystem, str]:
-    """Filesystem and name of a local path or URI."""
-    if "://" in path:
-        return pafs.FileSystem.from_uri(path)
-    return pafs.LocalFileSystem(), os.path.abspath(path)
 
 
 @contextmanager

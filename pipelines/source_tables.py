@@ -13,10 +13,9 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.source_files import locate
 from pipelines.source_options import SourceOptions
 from pipelines.source_rows import NAMES, YFCC_V1, url_column_of
-from tables import InputError
+from tables import InputError, locate
 
 BATCH = 8192
 _NO_DATE = (OverflowError, ValueError, KeyError)  # years before 1 or after 9999, unknown time zones

@@ -176,8 +176,8 @@ def run_stage(
         InputError: an actor books more than a local Ray has.
         RuntimeError: more than `resources.failure_budget` of the units were lost; the rest is committed.
     """
-    done = output.manifests()
-    todo = {p: u for p, u in units.items() if p not in done}
+    committed = set(output.parts())
+    todo = {p: u for p, u in units.items() if p not in committed}
     totals: Counter[str] = Counter(units=len(todo), units_skipped=len(units) - len(todo))
     errors: list[str] = []
     if todo:
@@ -301,4 +301,4 @@ def progress_bar(*more: str) -> Progress:
 
 def parts_as_units(source: Dataset, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """One unit per committed part of the input: the same batches however often the stage is interrupted."""
-    return {part: {"part": part, **(extra or {})} for part in source.manifests()}
+    return {part: {"part": part, **(extra or {})} for part in source.parts()}

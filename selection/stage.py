@@ -61,7 +61,7 @@ def select_round(
     if output.is_finished(output.fingerprint):
         return output
 
-    parts = pseudo.manifests()
+    parts = pseudo.parts()
     if not parts:
         raise InputError("pseudo_labels", pseudo.category, f"nothing is committed in {lake.uri}/{pseudo.path}")
     beside = pa.concat_tables([s.read(["instance_id", "bbox", "photo_id", "dhash"]) for s in sources])

@@ -77,7 +77,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Note]]:
 @pytest.fixture(scope="module")
 def pair(ray_local: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainGroup]:
     train = SimpleNamespace(workers=2, cpus=0.01, gpus=0, threads=1, max_failures=2)
-    with TrainGroup(train, str(tmp_path_factory.mktemp("pair"))) as group:
+    with TrainGroup(train, Lake(str(tmp_path_factory.mktemp("pair")))) as group:
         yield group
 
 

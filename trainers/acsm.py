@@ -11,13 +11,10 @@ from trainers.app import command
 
 @command("acsm")
 def main(cfg: Any) -> None:
+    from models.template import Template
     from trainers.command import train_command
 
-    if not cfg.template or not os.path.exists(cfg.template):
-        raise InputError("template", cfg.template, "no such file; make one with `wildshape template`")
-    from models.template import Template
-
-    Template.load(cfg.template)
+    template = Template.load(cfg.template or "")
     check_start_from(cfg.train.acsm.start, cfg.start_from)
     if cfg.start_from is not None:
         from models.checkpoint import load_checkpoint
@@ -27,8 +24,7 @@ def main(cfg: Any) -> None:
     start_from = os.path.abspath(cfg.start_from) if cfg.start_from and "://" not in cfg.start_from else cfg.start_from
     lake = Lake(cfg.lake)
     pseudo = None if cfg.selection is None else lineage(lake, cfg.category, cfg.selection)
-    template = os.path.abspath(cfg.template)
-    train_command(cfg, "acsm", template=template, start_from=start_from, pseudo=pseudo)
+    train_command(cfg, "acsm", template=template.keep(lake.files), start_from=start_from, pseudo=pseudo)
 
 
 def check_start_from(start: str | None, start_from: str | None) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import hydra
 from omegaconf.errors import InterpolationResolutionError
 
-from tables import InputError
+from tables import InputError, Lake
 from trainers import logs
 from trainers.cluster import check_resources
 
@@ -125,15 +125,16 @@ def check_seed(seed: Any) -> None:
 
 
 def check_lake(lake: Any) -> None:
-    """Refuse a local lake that cannot be written to, or cannot be made.
+    """Refuse a lake that cannot be used: a folder that cannot be written to or made, a bucket that is not there.
 
     Raises:
         InputError: with the reason that the system gave.
     """
-    path = os.path.abspath(str(lake).removeprefix("file://"))
-    if not lake or "://" in str(lake).removeprefix("file://") or os.path.isfile(path):
-        return  # `tables.Lake` says what is wrong with it, or it is not local
-    check_writable("lake", lake, path)
+    files = Lake(lake).files
+    if files.is_local:
+        check_writable("lake", lake, files.uri)
+    elif why := files.unreachable():
+        raise InputError("lake", lake, why)
 
 
 def check_writable(argument: str, value: Any, folder: str) -> None:

@@ -39,7 +39,7 @@ def train_command(cfg: Any, name: str, **extra: Any) -> dict[str, Any]:
     with tracker:
         with (
             connect(cfg.resources),
-            TrainGroup(cfg.resources.train, f"{lake.uri}/ray_train") as group,
+            TrainGroup(cfg.resources.train, lake) as group,
             training_bar(title, int(settings["plan"]["steps"])) as show,
         ):
             done = group.run(job, show, tracker.watch(None, title), meters.training(name))

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tables import InputError
+from tables import InputError, Lake
 
 if TYPE_CHECKING:  # a driver that trains nothing needs no torch
     from trainers.notes import Note
@@ -94,11 +94,11 @@ class TrainGroup:
 
     Args:
         train: the `resources.train` section: `workers`, `cpus`, `gpus`, `threads`, `max_failures`.
-        storage: folder that all nodes see, for Ray Train's own records.
+        lake: holds Ray Train's own records, in `ray_train/`.
     """
 
-    def __init__(self, train: Any, storage: str) -> None:
-        self.train, self.storage = train, storage
+    def __init__(self, train: Any, lake: Lake) -> None:
+        self.train, self.storage = train, lake.files
         self.mailbox: Any = None
         self.error: BaseException | None = None
         self.sent = 0
@@ -106,8 +106,10 @@ class TrainGroup:
     def __enter__(self) -> TrainGroup:
         import ray
 
-        # The group needs room beside the stages' actors, which rest while it trains: book next to nothing.
-        self.mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
+        # The group needs room beside the stages' actors, which rest while it trains: book next to nothing. On this
+        # node, whose end is the end of the run anyway: another may go.
+        here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+        self.mailbox = ray.remote(num_cpus=0, label_selector=here)(_Mailbox).remote()
         self.thread = threading.Thread(target=self._fit, name="ray-train", daemon=True)
         self.thread.start()
         return self
@@ -131,7 +133,8 @@ class TrainGroup:
                 ),
                 run_config=ray.train.RunConfig(
                     name=f"group-{uuid.uuid4().hex[:8]}",
-                    storage_path=self.storage,
+                    storage_path=self.storage.full("ray_train"),
+                    storage_filesystem=self.storage.fs,
                     failure_config=ray.train.FailureConfig(max_failures=int(train.max_failures)),
                 ),
             ).fit()

@@ -71,7 +71,11 @@ def sweep(cfg: Any, lake: Lake, run: Mapping[str, Any], points: Sequence[dict[st
                 max_concurrent_trials=int(cfg.resources.actors),
             ),
             run_config=tune.RunConfig(
-                name=f"tune-{uuid.uuid4().hex[:8]}", storage_path=f"{lake.uri}/ray_tune", verbose=0, callbacks=[watcher]
+                name=f"tune-{uuid.uuid4().hex[:8]}",
+                storage_path=lake.files.full("ray_tune"),
+                storage_filesystem=lake.files.fs,
+                verbose=0,
+                callbacks=[watcher],
             ),
         ).fit()
     failed = [str(e) for e in results.errors]
@@ -197,7 +201,7 @@ def _write(lake: Lake, cfg: Any, rows: list[dict[str, Any]], tracker: Tracker) -
     lake.files.write(f"{folder}/parallel.png", picture)
     parent = tracker.ids["tune"]
     tracker.client.log_text(parent, text, "best.yaml")
-    if "://" not in lake.uri:
+    if lake.files.is_local:
         tracker.client.log_artifact(parent, f"{lake.uri}/{folder}/parallel.png")
     table = Table(title="validation auc_06_10 by selection", title_justify="left")
     for name in ("criterion", "top_n", "gate", "label_share", "steps", METRIC):

@@ -20,17 +20,38 @@ if TYPE_CHECKING:
 
 
 def open_tracker(mlflow: Mapping[str, Any], lake: Lake, run: str, goes_on: bool = True) -> Tracker:
-    """The tracker of a run: the `mlflow` section's store, or a SQLite file in a local lake.
+    """The tracker of a run: in the store that `store_of` names.
 
     Args:
         goes_on: the run of that name in the lake is continued; False: it is a new one.
     """
-    uri = mlflow["uri"]
-    if uri is None and "://" in lake.uri:
-        raise InputError("mlflow.uri", "null", f"lake {lake.uri} is no local folder: name a tracking server")
-    artifacts = None if uri else f"{lake.uri}/mlartifacts"
+    uri = store_of(mlflow, lake)
+    # Beside a SQLite file; a server knows a place of its own.
+    artifacts = f"{os.path.dirname(_sqlite_file(uri))}/mlartifacts" if _sqlite_file(uri) else None
     record = (lake.files, f"runs/{run}/mlflow.json") if goes_on else None
-    return Tracker(uri or f"sqlite:///{lake.uri}/mlflow.db", artifacts, mlflow["experiment"], run, record)
+    return Tracker(uri, artifacts, mlflow["experiment"], run, record)
+
+
+def store_of(mlflow: Mapping[str, Any], lake: Lake) -> str:
+    """Tracking URI: `mlflow.uri`, else a SQLite file in a local lake, else what `MLFLOW_TRACKING_URI` names.
+
+    Raises:
+        InputError: none of them; a lake in an object store cannot hold a SQLite file.
+    """
+    if mlflow["uri"]:
+        return str(mlflow["uri"])
+    if lake.files.is_local:
+        return f"sqlite:///{lake.uri}/mlflow.db"
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        return uri
+    fix = f"lake {lake.uri} is no local folder: name a tracking server, also by MLFLOW_TRACKING_URI, or sqlite:///file"
+    raise InputError("mlflow.uri", "null", fix)
+
+
+def _sqlite_file(uri: str) -> str:
+    """Absolute path of the SQLite file that a tracking URI names; empty if it names none."""
+    path = uri.partition("///")[2].split("?")[0]
+    return os.path.abspath(path) if uri.startswith("sqlite") and path else ""
 
 
 def check_store(uri: str) -> None:
@@ -39,9 +60,9 @@ def check_store(uri: str) -> None:
     Raises:
         InputError: with the reason that the system gave.
     """
-    scheme, path = uri.split(":")[0], uri.partition("///")[2].split("?")[0]
-    if scheme.startswith("sqlite") and path:
-        check_writable("mlflow.uri", uri, os.path.dirname(os.path.abspath(path)))
+    scheme = uri.split(":")[0]
+    if _sqlite_file(uri):
+        check_writable("mlflow.uri", uri, os.path.dirname(_sqlite_file(uri)))
     if scheme not in ("http", "https") or scheme in getproxies():
         return
     try:
