@@ -62,7 +62,7 @@ def scored(table: pa.Table, criterion: str, **policy: Any) -> pa.Table:
 
     Returns:
         `instance_id, round, has_box, has_joints`, the score (of a fusion: one of each of its criteria, by name), the
-        groups that quotas count, and `leak_of` where the table has it.
+        groups that quotas count, and `leak_of` and `by_hand` where the table has them.
     """
     rules, params = Rules.split(policy)
     if "round" in table.column_names:
@@ -71,8 +71,7 @@ def scored(table: pa.Table, criterion: str, **policy: Any) -> pa.Table:
         rounds = pc.fill_null(pa.nulls(len(table), pa.int32()), 0)
     columns = {"instance_id": table["instance_id"].cast(pa.string()), "round": rounds, "has_box": has_box(table)}
     columns |= {"has_joints": np.ones(len(table), bool), **groups(table, rules)}
-    if "leak_of" in table.column_names:
-        columns["leak_of"] = table["leak_of"]
+    columns |= {name: table[name] for name in ("leak_of", "by_hand") if name in table.column_names}
     if rules.gate is not None:
         keep = passing(table, rules.gate)
         columns["has_joints"] = keep.mean(axis=1) >= MIN_SHARE
@@ -100,6 +99,8 @@ def in_order(rows: pa.Table, criterion: str) -> pa.Table:
     usable = np.isfinite(value) & rows["has_box"].to_numpy() & rows["has_joints"].to_numpy()
     if "leak_of" in rows.column_names:
         usable &= pc.is_null(rows["leak_of"]).to_numpy()
+    if "by_hand" in rows.column_names:
+        usable &= ~pc.fill_null(rows["by_hand"], False).to_numpy()
     rows = rows.append_column("cost", pa.array(np.where(usable, costs(criterion, value), np.inf)))
     rows = rows.append_column("usable", pa.array(usable))
     return rows.take(pc.sort_indices(rows, sort_keys=[(k, "ascending") for k in ("round", "cost", "instance_id")]))
@@ -155,6 +156,9 @@ def _unusable(rows: pa.Table) -> pa.Array:
     known = ["; ".join(w for bit, w in enumerate(why) if code >> bit & 1) for code in range(1 << len(why))]
     codes = sum(((~g).astype(np.int64) << bit for bit, g in enumerate(good)), np.zeros(len(rows), np.int64))
     text = pa.array(known).take(pa.array(codes))
+    if "by_hand" in rows.column_names:
+        by_hand = pc.fill_null(rows["by_hand"].combine_chunks(), False)
+        text = pc.if_else(by_hand, "a person labelled this animal: the label is trained on", text)
     if "leak_of" not in rows.column_names:
         return text
     leak = rows["leak_of"].combine_chunks()

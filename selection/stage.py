@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from selection.corrected import labelled_by_hand
 from selection.criteria import CRITERIA
 from selection.leaks import evaluation_photos, leaks
 from selection.policy import check, rank, scored
@@ -31,7 +32,8 @@ def select_round(
 ) -> Dataset:
     """Rank one round's pseudo-labels and commit the selection; done already means nothing to do.
 
-    Animals of photos that look like one of the val or test split are never selected: the reason names that photo.
+    Animals of photos that look like one of the val or test split are never selected: the reason names that photo. Nor
+    are those that a person labelled: their labels are trained on, and another animal takes their place.
 
     Args:
         pseudo: committed `pseudo_labels`; rows of other rounds are left out, a null round is 0.
@@ -56,6 +58,9 @@ def select_round(
     held = evaluation_photos(lake, pseudo.category)
     if len(held):
         identity["held"] = fingerprint(held.to_pydict())
+    by_hand = pa.concat_arrays([labelled_by_hand(s) for s in sources])
+    if len(by_hand):
+        identity["by_hand"] = fingerprint({"instances": by_hand.to_pylist()})
     identity["pseudo_labels"] = pseudo.fingerprint  # what a training on this selection looks up
     output = lake.dataset("selections", pseudo.category, identity, slot=f"{criterion} round={round}")
     if output.is_finished(output.fingerprint):
@@ -66,6 +71,7 @@ def select_round(
         raise InputError("pseudo_labels", pseudo.category, f"nothing is committed in {lake.uri}/{pseudo.path}")
     beside = pa.concat_tables([s.read(["instance_id", "bbox", "photo_id", "dhash"]) for s in sources])
     beside = beside.append_column("leak_of", leaks(beside, held))
+    beside = beside.append_column("by_hand", pc.is_in(beside["instance_id"], by_hand))
     if truth is not None:
         beside = beside.append_column(
             "truth_keypoints", truth["truth_keypoints"].take(pc.index_in(beside["instance_id"], truth["instance_id"]))

@@ -17,8 +17,9 @@ from pipelines.export_labels import export_labels
 from pipelines.ingest import ingest, read_coco
 from pipelines.label_worker import LabelWorker
 from pipelines.run_record import RunRecord, open_run
+from selection import select_round
+from selection.corrected import labelled_by_hand, overlap
 from tables import Lake
-from trainers.corrected import labelled_by_hand, overlap
 from trainers.data import Instances
 from trainers.jobs import _crop_data
 
@@ -100,6 +101,25 @@ def test_a_moved_box_is_still_the_same_animal(record: RunRecord, tmp_path: Path,
     assert labelled_by_hand(instances).to_pylist() == []
     take_in(record.lake, path, tmp_path / "coco" / "data")
     assert labelled_by_hand(instances).to_pylist() == [animal["wildshape_id"]]
+
+
+def test_it_takes_no_place_in_the_next_selection(record: RunRecord, tmp_path: Path) -> None:
+    path, animal = corrected(record, tmp_path / "coco", rank=2)
+    pseudo, instances = record.dataset("pseudo_labels", ROUND), record.dataset("instances", ROUND)
+    assert pseudo is not None
+    assert instances is not None
+
+    def chosen() -> dict[str, tuple[bool, str]]:
+        rows = select_round(record.lake, pseudo, instances, "cf_cm2", 3, ROUND).read()
+        return {r["instance_id"]: (r["selected"], r["reason"]) for r in rows.to_pylist()}
+
+    before = chosen()
+    take_in(record.lake, path, tmp_path / "coco" / "data")
+    after = chosen()
+    assert after.keys() == before.keys()
+    assert before[animal["wildshape_id"]][0]
+    assert after[animal["wildshape_id"]] == (False, "a person labelled this animal: the label is trained on")
+    assert sum(kept for kept, _ in after.values()) == sum(kept for kept, _ in before.values()) == 3
 
 
 def test_another_animal_of_the_photo_keeps_its_pseudo_label(record: RunRecord, tmp_path: Path) -> None:

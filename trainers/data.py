@@ -17,8 +17,8 @@ import torch
 from models.crops import SEEN, stored_pixels, to_frame, window
 from models.photo import decode_photo
 from selection import gated, passing
+from selection.corrected import labelled_by_hand
 from tables import Dataset, Lake, join_rows, schema, splits, to_numpy, unique_rows
-from trainers.corrected import labelled_by_hand
 
 
 @dataclass(frozen=True)
