@@ -8,7 +8,10 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -17,6 +20,9 @@ from mlflow import MlflowClient
 from processes import kill_alone
 from tiny import shared_lake
 
+from pipelines.run_record import open_run
+from tables import Lake
+from trainers.sweep import sweep
 from trainers.sweep_picture import parallel
 from trainers.tune import check, points
 
@@ -117,6 +123,48 @@ def test_the_loop_takes_the_best(folder: Path) -> None:
     assert {k: cfg[k] for k in ("criterion", "top_n", "gate")} == {k: best[k] for k in ("criterion", "top_n", "gate")}
     assert cfg["train"]["acsm"]["label_share"] == best["label_share"]
     assert cfg["train"]["acsm"]["start"] == "pose"
+
+
+@pytest.mark.ray
+def test_a_small_sweep_of_a_moved_lake_stands_beside_a_former_one(tmp_path: Path, ray_local: SimpleNamespace) -> None:
+    """In a lake whose files name a folder that is gone; and what fails is FAILED in MLflow."""
+    shutil.copytree(shared_lake().uri, tmp_path / "lake")
+    lake = Lake(str(tmp_path / "lake"))
+    for file in [*tmp_path.glob("lake/models/*/*/model.json"), *tmp_path.glob("lake/runs/default/*.json")]:
+        file.write_text(file.read_text().replace(shared_lake().uri, "/gone/with/the/disk"))
+    run = lake.files.read_json("runs/default/run.json")
+
+    def rows_of(*overrides: str) -> list[dict[str, Any]]:
+        cfg: Any = composed(f"lake={lake.uri}", "search=random", "top_n=[3]", "gate=[null]", *overrides)
+        check(cfg)
+        sweep(cfg, lake, run, points(cfg))
+        return json.loads((tmp_path / "lake/runs/default/tuned/trials.json").read_text())
+
+    first = rows_of("criterion=[kp_conf,cf_mt,random]", "trials=2")
+    assert len({r["criterion"] for r in first}) == 2
+    both = rows_of("criterion=[cf_cm2]", "trials=9")
+    assert sorted(r["criterion"] for r in both) == sorted([*(r["criterion"] for r in first), "cf_cm2"])
+    assert all(r in both for r in first)
+    best = yaml.safe_load((tmp_path / "lake/runs/default/tuned/best.yaml").read_text())
+    assert best["criterion"] == both[0]["criterion"]
+
+    def tracked() -> dict[str, tuple[str, int]]:
+        client = MlflowClient(tracking_uri=f"sqlite:///{lake.uri}/mlflow.db")
+        (experiment,) = [e for e in client.search_experiments() if e.name == "wildshape"]
+        found = client.search_runs([experiment.experiment_id])
+        below = Counter(r.data.tags.get("mlflow.parentRunId") for r in found)
+        return {r.info.run_name: (r.info.status, below[r.info.run_id]) for r in found}
+
+    assert tracked()["tune"] == ("FINISHED", 3)
+    crops = next((tmp_path / "lake" / open_run(lake, "default").round(1)["instances"]).glob("*.parquet"))
+    crops.rename(tmp_path / "away")
+    with pytest.raises(RuntimeError, match="1 of 1 trials failed"):
+        rows_of("criterion=[small_loss]", "trials=1")
+    assert tracked()["tune"] == ("FAILED", 4)
+    assert tracked()["criterion=small_loss, top_n=3, gate=None, label_share=None"] == ("FAILED", 0)
+    (tmp_path / "away").rename(crops)
+    rows_of("criterion=[small_loss]", "trials=1")
+    assert tracked()["tune"] == ("FINISHED", 5)
 
 
 def composed(*overrides: str) -> object:

@@ -20,10 +20,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tables import Lake
+from tables import InputError, Lake, fingerprint
 from trainers.cluster import connect
 from trainers.sweep_picture import parallel
 from trainers.tracking import Tracker, open_tracker
+from trainers.tune import SPACE
 
 METRIC = "val_auc_06_10"
 RUNGS = (9, 3, 1)  # asha: a ninth of the steps, a third, all
@@ -37,7 +38,8 @@ def sweep(cfg: Any, lake: Lake, run: Mapping[str, Any], points: Sequence[dict[st
         points: every combination: `criterion, top_n, gate, label_share`.
 
     Returns:
-        a row for each trial, best first: the point, `steps`, `val_auc_06_10`, `model`, `model_id`.
+        a row for each trial of this and of former sweeps of the run, best first: the point, `steps`, `val_auc_06_10`,
+        `model`, `model_id`, and `of`, which stands for the training that all of them repeat.
 
     Raises:
         RuntimeError: a trial failed; the others are done.
@@ -46,7 +48,7 @@ def sweep(cfg: Any, lake: Lake, run: Mapping[str, Any], points: Sequence[dict[st
 
     first = next(r for r in run["rounds"] if "selections" in r)
     model = first["model"].rsplit("/", 2)[-2]
-    job = {**lake.files.read_json(f"models/acsm/{model}/model.json")["job"], "lake": lake.uri}
+    job = moved(lake.files.read_json(f"models/acsm/{model}/model.json")["job"], lake)
     fixed = {
         "job": job, "round": first["round"], "threads": int(cfg.resources.threads), "gpu": bool(cfg.resources.gpus),
         "names": {t: first[t].rsplit("/", 1)[1] for t in ("instances", "pseudo_labels")},
@@ -78,13 +80,40 @@ def sweep(cfg: Any, lake: Lake, run: Mapping[str, Any], points: Sequence[dict[st
                 callbacks=[watcher],
             ),
         ).fit()
-    failed = [str(e) for e in results.errors]
-    if failed:
-        raise RuntimeError(f"{len(failed)} of {total} trials failed; first: {failed[0]}")
-    rows = [row_of(results[i].metrics or {}) for i in range(len(results))]
-    rows.sort(key=lambda r: (-r["steps"], -r[METRIC]))  # what was stopped early comes behind what was not
-    _write(lake, cfg, rows, tracker)
+        failed = [str(e) for e in results.errors]
+        if failed:
+            raise RuntimeError(f"{len(failed)} of {total} trials failed; first: {failed[0]}")
+        of = fingerprint({"job": {k: job[k] for k in ("settings", "seed")}, "from": fixed["names"]})
+        rows = [{**row_of(results[i].metrics or {}), "of": of} for i in range(len(results))]
+        rows = among(rows, lake.files.read_json(f"runs/{cfg.run}/tuned/trials.json") or [])
+        _write(lake, cfg, rows, tracker)
     return rows
+
+
+def moved(job: Mapping[str, Any], lake: Lake) -> dict[str, Any]:
+    """A job of this lake as if the lake had always been where it is now.
+
+    Raises:
+        InputError: its template lay elsewhere, and is gone.
+    """
+    before, now = f"{job['lake']}/", {**job, "lake": lake.uri}
+    for key in ("template", "start_from"):
+        if (now.get(key) or "").startswith(before):
+            now[key] = f"{lake.uri}/{now[key].removeprefix(before)}"
+    if "://" not in now["template"] and not os.path.exists(now["template"]):
+        raise InputError("template", now["template"], "the run was made with it, and it is gone: bring it back")
+    return now
+
+
+def among(rows: Sequence[dict[str, Any]], former: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows and those of former sweeps of the same training, best first; of one point, that with the most steps."""
+    kept: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in [r for r in former if r.get("of") == rows[0]["of"]] + list(rows):
+        point = tuple(row[key] for key in SPACE)
+        if point not in kept or row["steps"] >= kept[point]["steps"]:
+            kept[point] = row
+    # What was stopped early comes behind what was not.
+    return sorted(kept.values(), key=lambda r: (-r["steps"], -r[METRIC]))
 
 
 def row_of(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,6 +183,7 @@ class Watcher(tune.Callback):
         self.tracker, self.parent = tracker, tracker.open("tune", "tune", tracker.root)
         self.bar, self.best = Progress(*columns, console=Console(stderr=True)), 0.0
         self.task = self.bar.add_task("trials", total=total, best=0.0)
+        tracker.client.update_run(self.parent, status="RUNNING")
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune writes its callbacks down, to go on from; we go on from the lake
@@ -167,15 +197,28 @@ class Watcher(tune.Callback):
         self.best = max(self.best, trial.last_result[METRIC])
         self.bar.update(self.task, advance=1, best=self.best)
 
-    def __exit__(self, *exc: object) -> None:
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        point = trial.config.get("point", trial.config)
+        name, client = _name(point), self.tracker.client
+        tags = {"mlflow.parentRunId": self.parent, "error": str(trial.get_error())[-500:]}
+        run = client.create_run(self.tracker.experiment, run_name=name, tags=tags).info.run_id
+        for key in SPACE:
+            client.log_param(run, key, point[key])
+        client.set_terminated(run, status="FAILED")
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self.bar.stop()
-        self.tracker.client.set_terminated(self.parent)
+        self.tracker.client.set_terminated(self.parent, status="FAILED" if error else "FINISHED")
+
+
+def _name(point: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={point[key]}" for key in SPACE)
 
 
 def track(tracker: Tracker, parent: str, metrics: Mapping[str, Any]) -> None:
     """Write a trial below `parent`; once only."""
     row = row_of(metrics)
-    name = ", ".join(f"{k}={v}" for k, v in metrics["point"].items())
+    name = _name(metrics["point"])
     # Two points may select the same joints, and then share a network; a point may come with more steps later.
     run, client = tracker.open(f"tune/{row['model_id']} {name}", name, parent), tracker.client
     if client.get_run(run).info.status == "FINISHED":
@@ -204,10 +247,10 @@ def _write(lake: Lake, cfg: Any, rows: list[dict[str, Any]], tracker: Tracker) -
     if lake.files.is_local:
         tracker.client.log_artifact(parent, f"{lake.uri}/{folder}/parallel.png")
     table = Table(title="validation auc_06_10 by selection", title_justify="left")
-    for name in ("criterion", "top_n", "gate", "label_share", "steps", METRIC):
+    for name in (*SPACE, "steps", METRIC):
         table.add_column(name, justify="left" if name == "criterion" else "right")
     for r in rows:
-        values = ("-" if r[k] is None else str(r[k]) for k in ("criterion", "top_n", "gate", "label_share", "steps"))
+        values = ("-" if r[k] is None else str(r[k]) for k in (*SPACE, "steps"))
         table.add_row(*values, f"{r[METRIC]:.2f}")
     Console().print(table)
     Console().print(f"the best: {command}", soft_wrap=True)
