@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -97,7 +98,8 @@ def plan_detect(
     instances = lake.dataset(
         "instances", category, {"stage": "detect", "detector": answers, "photos": photos.fingerprint}
     )
-    args = {"photos": photos, "instances": instances, "model": model, "detector": answers}
+    there = os.path.abspath(model) if os.path.exists(model) else model  # actors may have another working directory
+    args = {"photos": photos, "instances": instances, "model": there, "detector": answers}
     return instances, args | {"category": category, "rules": dict(rules), "kind": detector}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pyarrow.fs as pafs
@@ -21,14 +22,14 @@ def newest_models(lake: Lake, kind: str, category: str) -> list[dict[str, Any]]:
 
 
 def pick_model(lake: Lake, kind: str, category: str, given: str | None, argument: str, skip: str = "") -> str:
-    """The checkpoint given, or the newest of its kind whose path is not `skip`.
+    """Full path of the checkpoint given, or the newest of its kind whose path is not `skip`.
 
     Raises:
         InputError: there is none, or the given file cannot be read as a checkpoint of this kind.
     """
     if given:
         check_model(given, kind, argument)
-        return given
+        return given if "://" in given else os.path.abspath(given)  # actors may have another working directory
     for model in newest_models(lake, kind, category):
         if model["model"] != skip:
             return model["model"]
@@ -47,11 +48,12 @@ def open_model(path: str, kind: str, argument: str) -> Any:
         InputError: naming `argument`: it cannot be read, or is of another kind.
     """
     from models.checkpoint import KINDS, load_checkpoint
+    from models.vitpose import ViTPose
 
     try:
         model = load_checkpoint(path)
     except InputError as error:
         raise InputError(argument, path, error.fix) from error
-    if not isinstance(model, KINDS[kind]):
+    if not isinstance(model, (KINDS[kind], ViTPose) if kind == "pose" else KINDS[kind]):
         raise InputError(argument, path, f"holds a {type(model).__name__}, not a {KINDS[kind].__name__}")
     return model

@@ -38,9 +38,11 @@ ELSEWHERE = {
     ("README.md", "Your own species"): "test_stranger.py",
     ("README.md", "One photo"): "test_one_photo.py",
     ("docs/exports.md", None): "test_exports_page.py",
+    ("docs/first-hour.md", "Predict on a photo"): "test_first_hour.py",
     ("docs/new-species.md", None): "test_new_species.py",
     ("docs/new-species.md", "5. The web"): "test_stranger.py",
     ("docs/one-photo.md", None): "test_one_photo.py",
+    ("docs/prepare-data.md", None): "test_prepare_data.py",
 }
 
 INSTALLS = "installs from the package index; `.ci/run` does so with the README's second line"

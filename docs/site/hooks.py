@@ -68,7 +68,7 @@ def _target(path: str) -> str | None:
     """Where a path of the repository is on the site; None for what is no file of it, which mkdocs judges itself."""
     if path in ROOT_PAGES:
         return ROOT_PAGES[path]
-    if path.startswith("docs/"):
+    if path.startswith("docs/") and not path.startswith("docs/site/"):
         return path.removeprefix("docs/")
     there = ROOT / path
     if path == "conf" or path.startswith("conf/"):
