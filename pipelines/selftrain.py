@@ -43,6 +43,8 @@ def check(cfg: Any) -> None:
         check_model(cfg.detector_model, "detector", "detector_model")
     elif cfg.detector != "own" and not cfg.detector_model:
         raise InputError("detector_model", "null", f"name the model that detector={cfg.detector} runs")
+    elif cfg.detector != "own":
+        check_foreign(cfg)
     from trainers.settings import check_settings
 
     for name in ("detector", "pose", "aux", "acsm"):
@@ -64,6 +66,17 @@ def check(cfg: Any) -> None:
         from pipelines.sources import check_source
 
         check_source(OmegaConf.to_container(cfg.source, resolve=True), cfg.category)
+
+
+def check_foreign(cfg: Any) -> None:
+    """Raise InputError unless a detector of others loads and knows the animal: the loop trains for hours before it."""
+    from pipelines.detect import check_model
+
+    try:
+        check_model(cfg.category, str(cfg.detector_model), cfg.detect, cfg.detector)
+    except InputError as error:
+        name = "detector_model" if error.argument == "model" else error.argument
+        raise InputError(name, error.value, error.fix) from None
 
 
 def check_template(path: str) -> None:

@@ -16,7 +16,9 @@ from tables import TABLES, Dataset, Files, InputError, Lake
 from trainers.app import Exit, command
 
 # What else may lie at the top of a lake beside its tables.
-BESIDE = ("lake", "logs", "mlartifacts", "mlflow.db", "models", "multirun", "ray_train", "runs", "sandbox")
+BESIDE = (
+    "logs", "mlartifacts", "mlflow.db", "models", "multirun", "ray_train", "ray_tune", "runs", "sandbox", "templates",
+)  # fmt: skip
 INPUT = {"instances": "photos", "pseudo_labels": "instances", "selections": "pseudo_labels"}  # what each is made from
 
 

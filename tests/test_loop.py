@@ -83,6 +83,12 @@ def photos(folder: Path) -> list[dict[str, Any]]:
     return dataset.read(["photo_id", "url", "status", "sha256", "duplicate_of"]).to_pylist()
 
 
+def chosen(folder: Path) -> list[list[dict[str, Any]]]:
+    """The selection of each round, all columns of all rows."""
+    lake, made = Lake(str(folder / "lake")), [r["selections"] for r in read(folder, "rounds.json")[1:]]
+    return [lake.find("selections", "quadruped", path.rsplit("/", 1)[1]).read().to_pylist() for path in made]
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_the_loop_measures_every_round(undisturbed: tuple[Path, str]) -> None:
@@ -270,7 +276,9 @@ def test_killed_three_times_it_ends_like_an_undisturbed_run(undisturbed: tuple[P
         assert moment(tmp_path / "lake"), f"killed too late for {moment.__name__}"
     (tmp_path / "killed.log").unlink()
     finish(tmp_path)
+    # Two runs of one seed: the same numbers to the last digit, and the same animals for the same reasons.
     assert read(tmp_path, "metrics.json") == read(whole, "metrics.json")
+    assert chosen(tmp_path) == chosen(whole)
     ours, theirs = read(tmp_path, "rounds.json"), read(whole, "rounds.json")
     paths = [[{k: v for k, v in r.items() if k != "model"} for r in rounds] for rounds in (ours, theirs)]
     assert paths[0] == paths[1]
@@ -325,6 +333,7 @@ def refused(folder: Path, module: str, *arguments: str) -> str:
         (["stop.drop=-1"], "stop.drop=-1"),
         (["stop.views=2"], "stop.views=2"),
         (["detector=onnx"], "detector_model=null"),
+        (["detector=onnx", "detector_model=garbage.template"], "detector_model=garbage.template: not a YOLOX export"),
         (["detector_model=gone.safetensors"], "detector_model=gone.safetensors"),
         (["top_n=0"], "top_n=0"),
         (["template=missing.template"], "template=missing.template: no such file"),
