@@ -7,32 +7,36 @@ from typing import Any
 from tables import InputError, Lake
 from trainers.app import command
 
+CROPS = 300  # about 2 MB of the page
+
 
 @command("report")
 def main(cfg: Any) -> None:
     from rich.console import Console
 
-    if not isinstance(cfg.crops, int) or cfg.crops < 1:
-        raise InputError("crops", cfg.crops, "must be a whole number of crops a row, 1 or more")
+    if type(cfg.crops) is not int or cfg.crops < 1:
+        raise InputError("crops", cfg.crops, "must be a whole number of animals, 1 or more")
     path = write_report(Lake(cfg.lake), cfg.category, str(cfg.run), int(cfg.crops))
     Console().print(path, soft_wrap=True)
 
 
-def write_report(lake: Lake, category: str, run: str, crops: int = 6) -> str:
+def write_report(lake: Lake, category: str, run: str, crops: int = CROPS) -> str:
     """Write `<lake>/runs/<run>/report.html`, self-contained, whole or not at all; return where it is.
 
     What the lake lacks (a split, a round, masks, a model that was deleted) is said on the page and stops nothing.
 
     Args:
         category: used where the run's own config does not say.
-        crops: how many crops a row shows in each round.
+        crops: animals of the selections whose crops the page holds.
 
     Raises:
         InputError: there is no such run.
     """
     from pipelines import report_page as page
+    from pipelines.report_browser import browser_html
     from pipelines.report_rounds import rounds_html
-    from pipelines.report_shapes import TURN_DEG, shapes_html
+    from pipelines.report_runs import runs_html
+    from pipelines.report_shapes import shapes_html
     from pipelines.report_sources import (
         TURNING,
         counted,
@@ -45,43 +49,50 @@ def write_report(lake: Lake, category: str, run: str, crops: int = 6) -> str:
         turning_template,
     )
     from pipelines.report_summary import compared, headline, results
+    from pipelines.report_three import three_js
     from pipelines.run_record import open_run
 
     record = open_run(lake, run, category)
     counts, ends = counted(record)
     model, split = record.model_path(record.best), compared(record)
     template = find_template(record, model)
-    body = (
-        headline(record, counts, TURNING if template else ""),
-        results(record),
-        page.section("What the crawl gave", crawl_html(ends, counts), lead="What became of every web address."),
-        page.section(
-            "Kept and rejected", rounds_html(record, crops),
-            lead="Every round ranks all animals and trains on the best. The crops stand at fixed places of that order: "
-            "both ends, and both sides of the cut.",
+    shapes = shapes_html(lake, record.category, model, split)
+    sections = (
+        ("rounds", "AUC by round", "", results(record)),
+        (
+            "runs", "Runs of this lake", "Recipes are told by the settings in which they differ from this run; runs "
+            "that differ in their seed alone are one recipe (mean &plusmn; standard deviation).",
+            runs_html(record, split),
         ),
-        page.section(
-            "Shapes over photos", _FADE, shapes_html(lake, record.category, model, split),
-            lead=f"The model of round {record.best} on labelled photos of the {split} split. The instances stand "
-            "at fixed places in the order of their errors (5, 15, 25&nbsp;%; 45, 50, 55&nbsp;%; 75, 85, "
-            "95&nbsp;% from the best), so none "
-            f"is picked by hand. The last picture turns the shape by {TURN_DEG:.0f}&deg;.",
+        ("crawl", "What the crawl gave", "What became of every web address.", crawl_html(ends, counts)),
+        (
+            "selections", "Kept and rejected", "Every round ranks all animals by its criterion and trains on the best.",
+            rounds_html(record),
         ),
-        page.section("The template", template_html(template), picture_html(template)),
-        page.section("Lineage", lineage_html(record)),
+        (
+            "browse", "Selection browser", "Animals that the rounds ranked, with the score that any criterion gives "
+            "them. Choose one to see it closer.", browser_html(record, crops),
+        ),
+        (
+            "shapes", "Shapes in 3D", f"The model of round {record.best} on labelled photos of the {split} split. The "
+            "animals stand at fixed places in the order of their errors (5, 15, 25&nbsp;%; 45, 50, 55&nbsp;%; 75, 85, "
+            "95&nbsp;% from the best), so none is picked by hand.", shapes,
+        ),
+        ("template", "The template", "", template_html(template) + picture_html(template)),
+        ("lineage", "Lineage", "", lineage_html(record)),
     )  # fmt: skip
-    title = f"{record.category} {run}: wildshape report"
+    jumps = "".join(f'<a href="#{name}">{title}</a>' for name, title, _, _ in sections)
+    body = headline(record, counts, TURNING if template else "") + f'<nav aria-label="sections">{jumps}</nav>'
+    body += "".join(page.section(title, html, lead=lead, name=name) for name, title, lead, html in sections)
+    scripts = [page.asset("report_browser.js")]
+    if "<canvas" in shapes:
+        scripts.append(str(three_js()))
+    scripts.append(page.asset("report_shapes.js"))
+    style = page.asset("report.css") + turning_style(turning_template(template))
     path = f"runs/{run}/report.html"
-    lake.files.write(path, page.page(title, "\n".join(body), turning_style(turning_template(template))).encode())
+    title = f"{record.category} {run}: wildshape report"
+    lake.files.write(path, page.page(title, body, style, scripts).encode())
     return f"{lake.uri}/{path}"
-
-
-_FADE = (
-    '<div class="tools"><span><i></i> label</span><span><i class="o"></i> reprojected joints</span>'
-    "<label>mesh over the photo "
-    '<input type="range" min="0" max="1" step="0.01" value="0.85" aria-label="opacity of the mesh" '
-    "oninput=\"document.documentElement.style.setProperty('--mesh',this.value)\"></label></div>"
-)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pipelines.report_figures import COOL, FAINT, INK, SOFT, WARM, as_svg, blank
 from selection import VIEW_NAMES
 
 Found = Mapping[str, Any]
+_NONE = "&ndash;"
 SIZE = (372, 280)
 DASHES = ("-", (0, (5, 2)), (0, (2, 1.6)), (0, (7, 2, 1.5, 2)))
 SHORT = ("front", "front\nright", "right", "back\nright", "back", "back\nleft", "left", "front\nleft")
@@ -83,8 +84,27 @@ def views_figure(found: Found) -> Any:
     return figure
 
 
-def diagnostics_html(found: Found | None) -> str:
-    """The charts and the table of a round, folded away; empty where the run has no record of it."""
+COMPARED = (
+    "round", "kept", f"PCK@{THRESHOLDS[-1]:.2f}<br>kept", f"PCK@{THRESHOLDS[-1]:.2f}<br>all", "AURC",
+    "of what is<br>to gain", "not of the<br>species", "evenness<br>of views", "Jaccard with<br>the former",
+)  # fmt: skip
+
+
+def compared_cells(number: int, found: Found) -> list[str]:
+    """A round's row under `COMPARED`."""
+    kept, every = (_percent(found["pck"][n][-1]) if "pck" in found else _NONE for n in ("selected", "all"))
+    area = next((r for r in found.get("aurc", ()) if r["criterion"] == found["criterion"]), None)
+    captured = _NONE if area is None or area["captured"] is None else f"{area['captured']:.0f} %"
+    strangers, even, same = (found.get(k) for k in ("strangers", "evenness", "jaccard"))
+    return [
+        str(number), f"{found['selected']:,} of {found['instances']:,}", kept, every,
+        _NONE if area is None else f"{area['aurc']:.4f}", captured, _percent(strangers),
+        _NONE if even is None else f"{even:.2f}", _NONE if same is None else f"{same:.2f}",
+    ]  # fmt: skip
+
+
+def diagnostics_html(found: Found | None, opened: bool = False) -> str:
+    """The charts and the table of a round, folded away or `opened`; empty where the run has no record of it."""
     if not found:
         return ""
     charts = [page.chart("Viewpoints", "eight directions, told by the 2D joints", as_svg(views_figure(found), "views"))]
@@ -100,7 +120,7 @@ def diagnostics_html(found: Found | None) -> str:
         ]  # fmt: skip
         table = _areas(found)
     return (
-        f"<details><summary>How good they are <small>{_facts(found)}</small></summary>"
+        f"<details {'open' if opened else ''}><summary>How good they are <small>{_facts(found)}</small></summary>"
         f'<div class="charts">{"".join(charts)}</div>{table}</details>'
     )
 
@@ -119,7 +139,7 @@ def _facts(found: Found) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return "&ndash;" if value is None else f"{value:.1f} %"
+    return _NONE if value is None else f"{value:.1f} %"
 
 
 def _areas(found: Found) -> str:
@@ -131,4 +151,5 @@ def _areas(found: Found) -> str:
         f'<p class="note">Area under risk and coverage (AURC) of {found["aurc"][0]["instances"]:,} animals, lower is '
         "better; the last column is its place between chance (0) and the order of the errors themselves (100).</p>"
     )
-    return page.table(["criterion", "AURC", "of what there is to gain"], rows) + text
+    table = page.table(["criterion", "AURC", "of what there is to gain"], rows)
+    return f"<details><summary>All criteria <small>by AURC</small></summary>{text}{table}</details>"

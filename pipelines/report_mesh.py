@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -46,13 +45,6 @@ def turned(vertices: np.ndarray, degrees: float) -> np.ndarray:
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     middle = (vertices.min(1, keepdims=True) + vertices.max(1, keepdims=True)) / 2
     return (vertices - middle) @ np.array([[c, 0, -s], [0, 1, 0], [s, 0, c]]) + middle
-
-
-def fitted(poses: Sequence[np.ndarray], margin: float = 0.06) -> list[np.ndarray]:
-    """Views [B, V, 3] of the same animals, centred, and scaled alike so that each animal's views fill the picture."""
-    centred = [p - (p.min(1, keepdims=True) + p.max(1, keepdims=True)) / 2 for p in poses]
-    reach = np.max([np.abs(p[..., :2]).max((1, 2)) for p in centred], axis=0)
-    return [p * ((1 - margin) / np.maximum(reach, 1e-9))[:, None, None] for p in centred]
 
 
 def turntable(template: Template, frames: int, size: int) -> np.ndarray:

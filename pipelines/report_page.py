@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
+from functools import cache
 from html import escape
+from importlib import resources
+from typing import Any
 
-from pipelines.report_style import CSS
+# Held by the browser: such a page asks nobody for anything.
+_POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
-def page(title: str, body: str, style: str = "") -> str:
-    """The whole document; needs nothing from anywhere else."""
+@cache
+def asset(name: str) -> str:
+    """The text of a style sheet or script of ours."""
+    return resources.files("pipelines").joinpath(name).read_text("utf-8")
+
+
+def page(title: str, body: str, style: str = "", scripts: Sequence[str] = ()) -> str:
+    """The whole document; needs nothing from anywhere else. With scripts, all pictures must be data URIs."""
+    policy = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">' if scripts else ""
+    code = "".join(f"<script>{s}</script>\n" for s in scripts)
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">{policy}'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{CSS}{style}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
+        f"<title>{escape(title)}</title><style>{asset('page.css')}{style}</style></head>\n"
+        f"<body><main>\n{body}\n</main>\n{code}</body></html>\n"
     )
 
 
-def section(title: str, *parts: str, lead: str = "") -> str:
-    """A chapter: its heading, a sentence that says what one sees, and its parts (HTML)."""
+def data(name: str, value: Any) -> str:
+    """Plain data for the page's scripts, found by the element's id."""
+    # Of all HTML only "<" could end the element; in JSON it stands within strings alone.
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
+    return f'<script type="application/json" id="{name}">{text}</script>\n'
+
+
+def section(title: str, *parts: str, lead: str = "", name: str = "") -> str:
+    """A chapter: its heading, a sentence that says what one sees, and its parts (HTML); `name` is its anchor."""
     intro = f'<p class="lead">{lead}</p>' if lead else ""
-    return f"<section><h2>{title}</h2>{intro}{''.join(parts)}</section>\n"
+    anchor = f' id="{name}"' if name else ""
+    return f"<section{anchor}><h2>{title}</h2>{intro}{''.join(parts)}</section>\n"
 
 
 def note(text: str) -> str:

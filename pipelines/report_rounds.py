@@ -1,4 +1,4 @@
-"""What each round kept and rejected: crops at the top, at both sides of the cut and at the bottom, with the reason."""
+"""What each round kept and rejected: the rounds side by side, and each with its scores and what they are worth."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines import report_crops as crops
-from pipelines.report_diagnostics import diagnostics_html
+from pipelines.report_diagnostics import COMPARED, compared_cells, diagnostics_html
 from pipelines.report_figures import histogram
-from pipelines.report_page import note
-from pipelines.run_record import RunRecord, rows_of
+from pipelines.report_page import note, table
+from pipelines.run_record import RunRecord
 from selection import jaccard
-from tables import Dataset
 
 OPEN = 3  # rounds that are unfolded, the last ones
 UNITS = {"cf_mt": " px", "cf_cm": " px", "cf_cm2": " px"}
@@ -43,39 +41,32 @@ MEANS = {
 }
 
 
-def rounds_html(record: RunRecord, each: int) -> str:
-    """All rounds that selected pseudo-labels, `each` crops a row (half in folded rounds); a sentence if none did."""
+def rounds_html(record: RunRecord) -> str:
+    """All rounds that selected pseudo-labels; a sentence if none did."""
     numbers = [n for n in record.numbers if record.round(n).get("selections")]
     if not numbers:
         return note("No round has selected pseudo-labels yet: round 0 trains on labels alone.")
-    images: dict[str, str] = {}
-    parts = [TOOLS]
+    parts, lines = [], []
     before: set[str] | None = None
     for number in numbers:
-        made = [record.dataset(t, number) for t in ("selections", "pseudo_labels", "instances")]
-        chosen, pseudo, instances = made
+        chosen = record.dataset("selections", number)
         if chosen is None:
             parts.append(f"<h3>Round {number}</h3>" + note("Its selection is no longer in the lake."))
             continue
         rows = chosen.read().sort_by("rank")
         ids = rows.filter(rows["selected"])["instance_id"].to_pylist()
+        found = record.lake.files.read_json(f"runs/{record.name}/round-{number}/diagnostics.json")
+        newest = number == numbers[-1]
         shown = "open" if number in numbers[-OPEN:] else ""
-        inside = _top(rows, ids, before, number)
-        inside += diagnostics_html(record.lake.files.read_json(f"runs/{record.name}/round-{number}/diagnostics.json"))
-        inside += _crops(rows, pseudo, instances, each if shown else (each + 1) // 2, images)
         title = (
             f"Round {number} <small>{len(ids):,} of {len(rows):,} animals kept by {escape(_criterion(rows))}</small>"
         )
+        inside = _top(rows, ids, before, number) + diagnostics_html(found, opened=newest)
         parts.append(f'<details class="round" {shown}><summary>{title}</summary>{inside}</details>')
+        if found:
+            lines.append((compared_cells(number, found), number == record.best))
         before = set(ids)
-    return "".join(parts)
-
-
-TOOLS = (
-    '<div class="tools"><label><input type="checkbox" id="two" checked><i></i>2D pseudo-label</label>'
-    '<label><input type="checkbox" id="three" checked><i class="o"></i>3D reprojection</label>'
-    '<span class="note">small dots: joints the 2D net is unsure of</span></div>'
-)
+    return (table(COMPARED, lines) if len(lines) > 1 else "") + "".join(parts)
 
 
 def _criterion(rows: pa.Table) -> str:
@@ -107,20 +98,6 @@ def _top(rows: pa.Table, ids: list[str], before: set[str] | None, number: int) -
     return f'<div class="roundtop"><div>{text}</div><div>{drawn}</div></div>'
 
 
-def _crops(rows: pa.Table, pseudo: Dataset | None, instances: Dataset | None, each: int, images: dict[str, str]) -> str:
-    if pseudo is None or instances is None:
-        return note("Its crops are no longer in the lake.")
-    shown = groups(rows, each)
-    ids = {r["instance_id"] for _, _, found in shown for r in found}
-    made = rows_of(pseudo, ids, ["keypoints", "keypoints_3d"])
-    cut = rows_of(instances, ids, ["crop", "window"])
-    out = ""
-    for title, kind, found in shown:
-        cells = "".join(_figure(r, made.get(r["instance_id"]), cut.get(r["instance_id"]), images) for r in found)
-        out += f'<p class="rowname">{title}</p><div class="crops {kind}">{cells}</div>'
-    return out
-
-
 def groups(rows: pa.Table, each: int) -> list[tuple[str, str, list[dict[str, Any]]]]:
     """Title, class and rows (best first) of the four groups of a ranked selection; no row stands in two."""
     kept, lost = (rows.filter(m).to_pylist() for m in (rows["selected"], pc.invert(rows["selected"])))
@@ -133,38 +110,3 @@ def groups(rows: pa.Table, each: int) -> list[tuple[str, str, list[dict[str, Any
         ("Worst <small>rejected</small>", "lost", worst),
     )
     return [g for g in named if g[2]]
-
-
-def _figure(
-    row: dict[str, Any], made: dict[str, Any] | None, cut: dict[str, Any] | None, images: dict[str, str]
-) -> str:
-    name = row["instance_id"]
-    picture = ""
-    if cut is not None and cut["crop"]:
-        if name not in images:
-            images[name] = crops.crop_image(cut["crop"])
-        layers = []
-        if made is not None and made["keypoints_3d"] is not None:
-            layers.append(
-                crops.pose_layer(crops.in_crop(_array(made["keypoints_3d"], 2), cut["window"]), None, "three")
-            )
-        if made is not None and made["keypoints"] is not None:
-            joints = _array(made["keypoints"], 3)
-            layers.append(crops.pose_layer(crops.in_crop(joints[:, :2], cut["window"]), joints[:, 2], "two"))
-        picture = crops.figure(images[name], *layers)
-    unit = UNITS.get(row["criterion"], "")
-    score = (
-        "no score"
-        if row["score"] is None or not np.isfinite(row["score"])
-        else f"{row['score']:{'.1f' if unit else '.3g'}}{unit}"
-    )
-    tag = "kept" if row["selected"] else "rejected"
-    reason = escape(str(row["reason"] or "").replace("<=", "\u2264"))
-    return (
-        f'<figure title="{escape(name)}">{picture}<figcaption><b>{score}</b> <span class="tag">{tag}</span><br>'
-        f"{reason}</figcaption></figure>"
-    )
-
-
-def _array(flat: Any, width: int) -> np.ndarray:
-    return np.asarray(flat, np.float64).reshape(-1, width)

@@ -2,133 +2,172 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 
 from models.checkpoint import load_checkpoint
-from models.crops import SEEN, STORED, to_photo
-from models.metrics import camera_error_deg
-from models.predict import in_photo, predict_acsm
+from models.crops import SEEN, STORED
+from models.predict import predict_acsm
+from models.template import Template
 from pipelines import report_crops as crops
-from pipelines.report_mesh import fitted, shade, turned, webp
+from pipelines.posed_mesh import TO_GLTF
+from pipelines.report_mesh import part_colors, shade, webp
+from pipelines.report_page import data, note
+from pipelines.report_three import three_js
+from pipelines.shape_errors import NEAR, ShapeErrors, shape_errors
 from tables import InputError, Lake, to_numpy
 from trainers.data import instances_from, label_table
 
 # Where in the order of errors the shown instances stand.
 SPREAD = {"Good": (0.05, 0.15, 0.25), "Median": (0.45, 0.50, 0.55), "Bad": (0.75, 0.85, 0.95)}
-PIXELS = 248
-TURN_DEG = 70.0
+PIXELS, PHOTO_PIXELS = 320, 400
+ZOOM = SEEN / STORED * 100 / crops.VIEW[1]  # the network's window within what is shown of the stored crop
 _BATCH = 64
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One instance: its rank by error among `of`, its numbers and its pictures as HTML."""
+    """One instance: its rank by error among `of`, its numbers, its picture (SVG) and its mesh.
 
+    Attributes:
+        vertices: [V, 3] float32: x right, y up, z towards the viewer; [-1, 1] spans the network's window.
+    """
+
+    name: str
     rank: int
     of: int
     error: float
     within: int
-    visible: int
-    camera_deg: float | None
-    pictures: tuple[str, str, str, str]
+    joints: int
+    camera_deg: float
+    picture: str
+    vertices: np.ndarray
 
 
-def spread_of_shapes(lake: Lake, category: str, model: str, split: str) -> dict[str, list[Shown]]:
+@dataclass(frozen=True)
+class Shapes:
+    """The instances by group, and the template that gives all of them faces and colours."""
+
+    groups: dict[str, list[Shown]]
+    template: Template
+
+
+def spread_of_shapes(lake: Lake, category: str, model: str, split: str) -> Shapes | None:
     """Predict on a split with a 3D checkpoint and draw instances at fixed places in the order of their errors.
 
-    The error of an instance is the mean distance of its visible joints by the longer side of its box.
-
     Returns:
-        group -> instances; empty if the split has no instance with a visible joint.
+        None if the split has no instance with a visible joint.
 
     Raises:
         InputError: the lake has no labels, or the checkpoint cannot be read.
     """
-    net = load_checkpoint(model)
+    net: Any = load_checkpoint(model)
     rows = label_table(lake, category)
     rows = rows.filter(pc.equal(rows["split"], split))
     if not len(rows):
-        return {}
+        return None
     rows = rows.take(pc.sort_indices(rows, sort_keys=[("instance_id", "ascending")]))
-    data = instances_from(rows, net.config["image_size"])  # type: ignore[arg-type, index]
-    outs = [predict_acsm(net, data.crops[s : s + _BATCH], mesh=True) for s in range(0, len(data), _BATCH)]  # type: ignore[arg-type]
-    joints = np.concatenate(
-        [in_photo(o.keypoints[:, 0], data.windows[i * _BATCH : (i + 1) * _BATCH]) for i, o in enumerate(outs)]
-    )
-    cameras = np.concatenate([o.camera[:, 0, 3:].numpy() for o in outs])
-    truth = to_photo(data.keypoints[..., :2].astype(np.float64), data.windows)
-    visible = data.keypoints[..., 2] > 0
-    share = np.linalg.norm(joints - truth, axis=-1) / data.size[:, None]
-    counts = visible.sum(1)
-    error = np.where(visible, share, 0).sum(1) / np.maximum(counts, 1)
-    order = np.argsort(error, kind="stable")
-    order = order[counts[order] > 0]
+    found = instances_from(rows, net.config["image_size"])
+    parts = [found.take(np.arange(s, min(s + _BATCH, len(found)))) for s in range(0, len(found), _BATCH)]
+    outs = [predict_acsm(net, p.crops, mesh=True) for p in parts]
+    judged = ShapeErrors(*map(np.concatenate, zip(*map(shape_errors, outs, parts), strict=True)))
+    order = np.argsort(judged.error, kind="stable")  # NaN last
+    order = order[np.isfinite(judged.error[order])]
     if not len(order):
-        return {}
+        return None
     places = {g: sorted({round(q * (len(order) - 1)) for q in at}) for g, at in SPREAD.items()}
     taken = [p for group in places.values() for p in group]
-    index = order[taken]
-    mesh = np.stack([outs[i // _BATCH].vertices[i % _BATCH, 0].numpy() for i in index]).astype(np.float64)
-
-    # The network's window within what is shown of the stored crop.
-    zoom = SEEN / STORED * 100 / crops.VIEW[1]
-    over = shade(mesh * zoom, net.template, PIXELS)  # type: ignore[arg-type]
-    front, side = (shade(v, net.template, PIXELS) for v in fitted([mesh, turned(mesh, TURN_DEG)]))  # type: ignore[arg-type]
+    mesh = np.stack([outs[i // _BATCH].vertices[i % _BATCH, 0].numpy() for i in order[taken]]).astype(np.float64)
+    over = shade(mesh * ZOOM, net.template, PIXELS)
     stored, windows = rows["crop"].to_pylist(), to_numpy(rows["window"], 3)
     shown: dict[int, Shown] = {}
-    for n, (place, i) in enumerate(zip(taken, index, strict=True)):
-        photo = crops.crop_image(stored[i])
-        label = crops.pose_layer(crops.in_crop(truth[i], windows[i]), np.where(visible[i], 1.0, np.nan), "two")
-        guess = crops.pose_layer(crops.in_crop(joints[i], windows[i]), None, "three")
-        known = bool(np.isfinite(data.cameras[i]).all())
-        shown[place] = Shown(
-            rank=place + 1, of=len(order), error=float(error[i]), visible=int(counts[i]),
-            within=int((visible[i] & (share[i] < 0.10)).sum()),
-            camera_deg=camera_error_deg(cameras[i : i + 1], data.cameras[i : i + 1], [1]) if known else None,
-            pictures=(
-                crops.figure(photo, label, guess),
-                crops.figure(photo, crops.mesh_layer(webp(over[n], 78))),
-                f'<img class="shape" alt="shape from its predicted view" src="{webp(front[n], 78)}">',
-                f'<img class="shape" alt="shape turned" src="{webp(side[n], 78)}">',
-            ),
+    for n, place in enumerate(taken):
+        i = order[place]
+        label = np.where(judged.visible[i], 1.0, np.nan)
+        picture = crops.figure(
+            crops.crop_image(stored[i], PHOTO_PIXELS), crops.mesh_layer(webp(over[n], 78)),
+            crops.pose_layer(crops.in_crop(judged.truth[i], windows[i]), label, "two"),
+            crops.pose_layer(crops.in_crop(judged.found[i], windows[i]), None, "three"),
         )  # fmt: skip
-    return {g: [shown[p] for p in at] for g, at in places.items()}
+        shown[place] = Shown(
+            found.ids[i], place + 1, len(order), float(judged.error[i]), int(judged.within[i]),
+            int(judged.visible[i].sum()), float(judged.camera_deg[i]), picture,
+            (mesh[n] * TO_GLTF).astype(np.float32),
+        )  # fmt: skip
+    return Shapes({g: [shown[p] for p in at] for g, at in places.items()}, net.template)
 
 
 def shapes_html(lake: Lake, category: str, model: str | None, split: str | None) -> str:
-    """The cards of `spread_of_shapes`, or a sentence that says why there are none."""
+    """The viewer of `spread_of_shapes` with its data, or a sentence that says why there is none."""
     if split is None:
-        return '<p class="note">No labelled split was evaluated, so there is nothing to compare shapes with.</p>'
+        return note("No labelled split was evaluated, so there is nothing to compare shapes with.")
     if model is None:
-        return '<p class="note">The round&rsquo;s checkpoint is no longer in the lake.</p>'
+        return note("The round\u2019s checkpoint is no longer in the lake.")
     try:
-        groups = spread_of_shapes(lake, category, model, split)
+        shapes = spread_of_shapes(lake, category, model, split)
     except InputError as error:
-        return f'<p class="note">No shapes: {escape(str(error))}</p>'
-    if not groups:
-        return f'<p class="note">The {escape(split)} split has no labelled joint.</p>'
-    return "".join(
-        f'<h3 class="group {g.lower()}">{g}</h3><div class="cards">{"".join(map(_card, found))}</div>'
-        for g, found in groups.items()
-    )
+        return note(f"No shapes: {error}")
+    if shapes is None:
+        return note(f"The {split} split has no labelled joint.")
+    choices = "".join(_group(name, found) for name, found in shapes.groups.items())
+    view = _VIEW if three_js() else note(_MISSING)
+    return f'<div class="choices">{choices}</div>{_STAGE.replace("VIEW", view)}{data("shapes-data", plain(shapes))}'
 
 
-def _card(s: Shown) -> str:
-    names = (
-        "label and reprojection",
-        "mesh over the photo",
-        "from its predicted view",
-        f"turned by {TURN_DEG:.0f}&deg;",
-    )
-    cells = "".join(f"<figure>{p}<figcaption>{n}</figcaption></figure>" for p, n in zip(s.pictures, names, strict=True))
-    camera = "" if s.camera_deg is None else f"<span>camera off by <b>{s.camera_deg:.0f}&deg;</b></span>"
-    return (
-        f'<article class="card"><div class="quad">{cells}</div><p class="facts">'
+def plain(shapes: Shapes) -> dict[str, Any]:
+    """What the page's script needs: little-endian arrays in base64, the topology once for all shapes."""
+    template = shapes.template
+    colors = np.clip(np.round(template.weights @ part_colors(template)), 0, 255)
+    return {
+        "faces": _packed(template.faces, "<u4"),
+        "colors": _packed(colors, "u1"),
+        "half": 1 / ZOOM,  # half the side of the shown photo in the vertices' unit
+        "shapes": {s.name: _packed(s.vertices, "<f4") for found in shapes.groups.values() for s in found},
+    }
+
+
+def _packed(values: Any, kind: str) -> str:
+    return base64.b64encode(np.ascontiguousarray(values, kind).tobytes()).decode()
+
+
+_MISSING = "No 3D view: the installed trimesh does not carry three.js in the form that this page knows."
+_VIEW = """<figure><div class="view">
+<canvas id="view" tabindex="0" role="application" aria-describedby="view-help"></canvas></div>
+<figcaption class="tools"><label><input type="checkbox" id="behind" checked>photo behind it</label>
+<button type="button" id="reset">back to the photo&rsquo;s view</button></figcaption>
+<p class="note" id="view-help">Drag to turn the shape, or use the arrow keys while it has the focus; + and &minus; or
+the wheel zoom, 0 goes back to the photo&rsquo;s view.</p></figure>"""
+_STAGE = f"""<div class="stage"><figure><div id="photo"></div><figcaption class="tools">
+<label><input type="checkbox" id="label" checked><i></i>label</label>
+<label><input type="checkbox" id="joints" checked><i class="o"></i>reprojected joints</label>
+<label>mesh
+<input type="range" id="mesh" min="0" max="1" step="0.01" value="0" aria-label="opacity of the mesh"></label>
+</figcaption><p class="facts" id="facts" aria-live="polite"></p>
+<p class="files"><button type="button" id="glb">Download GLB</button>
+<button type="button" id="obj">Download OBJ</button>
+<span class="note">coloured by part; x right, y up, z towards the camera</span></p></figure>VIEW</div>
+<noscript>{note("The 3D view and the downloads need JavaScript.")}</noscript>
+"""
+
+
+def _group(name: str, found: list[Shown]) -> str:
+    return f'<fieldset><legend class="{name.lower()}">{name}</legend>{"".join(map(_choice, found))}</fieldset>'
+
+
+def _choice(s: Shown) -> str:
+    camera = f"<span>camera off by <b>{s.camera_deg:.0f}&deg;</b></span>" if np.isfinite(s.camera_deg) else ""
+    facts = (
         f"<span><b>{s.rank}</b> of {s.of} by error</span>"
         f"<span>mean error <b>{100 * s.error:.1f} %</b> of the box side</span>"
-        f"<span><b>{s.within} / {s.visible}</b> joints within 10 %</span>{camera}</p></article>"
+        f"<span><b>{s.within} / {s.joints}</b> joints within {100 * NEAR:.0f} %</span>{camera}"
+        f"<code>{escape(s.name)}</code>"
+    )
+    return (
+        f'<label class="choice"><input type="radio" name="shape" value="{escape(s.name)}" '
+        f'data-facts="{escape(facts)}">{s.picture}<span>{100 * s.error:.1f} %</span></label>'
     )

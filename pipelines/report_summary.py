@@ -86,7 +86,7 @@ def _pck(m: dict[str, Any]) -> float:
 def results(record: RunRecord) -> str:
     """The closing table and the curves."""
     if not record.metrics:
-        return page.section("AUC by round", page.note("Nothing was evaluated yet."))
+        return page.note("Nothing was evaluated yet.")
     there = [s for s in SPLITS if any(m["split"] == s for m in record.metrics)] or [str(compared(record))]
     split = str(compared(record))
     short = {"val": "val", "test": "test"}.get(split, split)
@@ -116,7 +116,7 @@ def results(record: RunRecord) -> str:
     )
     ended = record.summary.get("stopped")
     said = page.note(f"The loop ended early: {ended}.") if ended else ""
-    return page.section("AUC by round", page.table(head, rows), said, _charts(record, there, split), lead=meaning)
+    return f'<p class="lead">{meaning}</p>{page.table(head, rows)}{said}{_charts(record, there, split)}'
 
 
 def _items(record: RunRecord, number: int) -> str:

@@ -135,18 +135,22 @@ def open_run(lake: Lake, run: str, category: str | None = None) -> RunRecord:
     )  # fmt: skip
 
 
-def rows_of(dataset: Dataset, ids: Iterable[str], columns: list[str]) -> dict[str, dict[str, Any]]:
-    """Rows of the named instances, as dicts by id. Reads the large columns of the parts that hold them alone."""
+def table_of(dataset: Dataset, ids: Iterable[str], columns: list[str]) -> pa.Table | None:
+    """Rows of the named instances; None if there are none. Reads large columns of the parts that hold them alone."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     wanted = pa.array(sorted(set(ids)), pa.string())
-    found: dict[str, dict[str, Any]] = {}
+    found = []
     for part in dataset.manifests():
-        held = dataset.read(["instance_id"], [part])["instance_id"]
-        if not pc.any(pc.is_in(held, wanted)).as_py():
-            continue
-        rows: pa.Table = dataset.read(["instance_id", *columns], [part])
-        rows = rows.filter(pc.is_in(rows["instance_id"], wanted))
-        found |= {r["instance_id"]: r for r in rows.to_pylist()}
-    return found
+        held = pc.is_in(dataset.read(["instance_id"], [part])["instance_id"], wanted)
+        if pc.any(held).as_py():
+            rows = dataset.read(["instance_id", *columns], [part])
+            found.append(rows.filter(pc.is_in(rows["instance_id"], wanted)))
+    return pa.concat_tables(found) if found else None
+
+
+def rows_of(dataset: Dataset, ids: Iterable[str], columns: list[str]) -> dict[str, dict[str, Any]]:
+    """The rows of `table_of` as dicts by id."""
+    rows = table_of(dataset, ids, columns)
+    return {} if rows is None else {r["instance_id"]: r for r in rows.to_pylist()}

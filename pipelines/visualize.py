@@ -77,12 +77,12 @@ def draw(net: Any, row: Any, frames: int, folder: str) -> Shape:
     import cv2
     import numpy as np
 
-    from models.crops import SEEN, STORED, to_photo
-    from models.metrics import camera_error_deg
+    from models.crops import SEEN, STORED
     from models.photo import decode_photo
-    from models.predict import in_photo, predict_acsm
+    from models.predict import predict_acsm
     from pipelines.report_crops import VIEW, in_crop
     from pipelines.report_mesh import shade
+    from pipelines.shape_errors import shape_errors
     from pipelines.turning import gif, turn
     from pipelines.visualize_page import Shape
     from tables import to_numpy, write_atomically
@@ -90,12 +90,8 @@ def draw(net: Any, row: Any, frames: int, folder: str) -> Shape:
 
     data = instances_from(row, net.config["image_size"])
     out = predict_acsm(net, data.crops, mesh=True)
-    joints = in_photo(out.keypoints[:, 0], data.windows)[0]
-    truth = to_photo(data.keypoints[..., :2].astype(np.float64), data.windows)[0]
-    visible = data.keypoints[0, :, 2] > 0
-    error = np.linalg.norm(joints - truth, axis=-1) / data.size[0]
-    known = bool(np.isfinite(data.cameras).all())
-    camera = camera_error_deg(out.camera[:, 0, 3:].numpy(), data.cameras, [1]) if known else None
+    judged = shape_errors(out, data)
+    camera = float(judged.camera_deg[0])
     mesh = out.vertices[0, 0].numpy().astype(np.float64)
 
     crop = decode_photo(row["crop"][0].as_py())
@@ -110,8 +106,8 @@ def draw(net: Any, row: Any, frames: int, folder: str) -> Shape:
         write_atomically(os.path.join(folder, name + end), content)
     window = to_numpy(row["window"], 3)[0]
     return Shape(
-        name, in_crop(truth, window), in_crop(joints, window), visible, error=float(error[visible].mean()),
-        within=int((error[visible] < 0.10).sum()), camera_deg=camera,
+        name, in_crop(judged.truth[0], window), in_crop(judged.found[0], window), judged.visible[0],
+        error=float(judged.error[0]), within=int(judged.within[0]), camera_deg=None if np.isnan(camera) else camera,
     )  # fmt: skip
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tables import Lake
 
 settings.register_profile("busy", deadline=None)  # a machine may be busy: no test depends on the clock
 settings.load_profile("busy")
@@ -35,3 +40,24 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"no test data at {path}; set WILDSHAPE_TEST_DATA")
     return path
+
+
+@pytest.fixture(scope="session")
+def lake() -> Lake:
+    """A tiny lake with two rounds that tests read; copy it before changing it."""
+    from tiny import shared_lake
+
+    return shared_lake()
+
+
+@pytest.fixture(scope="session")
+def report(lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its report in a place of its own, with fewer frames of the turning template than a person would like."""
+    from tiny import CATEGORY
+
+    from pipelines.report import write_report
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.report_sources.FRAMES", 2)
+        made = write_report(lake, CATEGORY, "default")
+    return Path(shutil.copy(made, tmp_path_factory.mktemp("report")))

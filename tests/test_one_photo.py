@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from documented import ROOT, pieces
-from tiny import CATEGORY, shared_lake
+from tiny import CATEGORY
 from tiny import add_pseudo_labels as keypoints_of
 
 from models.articulation import skin
@@ -36,11 +36,6 @@ from tables import QUADRUPED, InputError, Lake, schema, to_numpy
 from trainers.app import Exit
 
 RULES = {"score": 0.0, "overlap": 0.5, "most": 2, "min_side": 8, "crop_px": 352, "radius": 0}
-
-
-@pytest.fixture(scope="module")
-def lake() -> Lake:
-    return shared_lake()
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import shutil
 from collections.abc import Iterator
@@ -10,14 +12,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import trimesh
-from tiny import CATEGORY, TOP_N, shared_lake
+import yaml
+from tiny import CATEGORY, TOP_N
 
 from models.template import Template
 from pipelines.report import write_report
+from pipelines.report_browser import EDGE, browser_html, embedded, reason_kind, spread
 from pipelines.report_mesh import shade, turntable
+from pipelines.report_runs import recipes, runs_html
+from pipelines.report_shapes import shapes_html
+from pipelines.report_three import sliced, three_js
 from pipelines.run_record import open_run
+from selection import score
 from tables import InputError, Lake
 
 
@@ -30,13 +39,8 @@ def quick() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def lake() -> Lake:
-    return shared_lake()
-
-
-@pytest.fixture(scope="module")
-def html(lake: Lake) -> str:
-    return html_of(lake)
+def html(report: Path) -> str:
+    return report.read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -55,14 +59,16 @@ def sections(html: str) -> list[str]:
 
 def test_one_file_with_everything_inside(html: str) -> None:
     assert sections(html) == [
-        "AUC by round", "What the crawl gave", "Kept and rejected", "Shapes over photos", "The template", "Lineage",
+        "AUC by round", "Runs of this lake", "What the crawl gave", "Kept and rejected", "Selection browser",
+        "Shapes in 3D", "The template", "Lineage",
     ]  # fmt: skip
-    references = re.findall(r'(?:src|href|srcset|url)\s*[=(]\s*"?([^")\s>]+)', html)
-    # Fragments are matplotlib's own markers within the same SVG.
-    assert not [r for r in references if not r.startswith(("data:image/", "#", "url(#"))]
-    assert "<script" not in html
-    assert "<link" not in html
-    assert len(html) < 6_000_000
+    assert set(re.findall(r'<a href="#(.*?)"', html)) == set(re.findall(r'<section id="(.*?)"', html))
+    markup = re.sub(r"<script.*?</script>", "", html, flags=re.S)
+    references = re.findall(r'(?:src|href|srcset|url)\s*[=(]\s*"?([^")\s>]+)', markup)
+    # Fragments are matplotlib's own markers within the same SVG, and the jumps.
+    assert not [r for r in references if not r.startswith(("data:", "#", "url(#"))]
+    assert html.count("default-src 'none'") == 1, "the browser holds it to that"
+    assert len(html) < 2_000_000
 
 
 def test_numbers_come_from_the_run(lake: Lake, html: str) -> None:
@@ -74,16 +80,106 @@ def test_numbers_come_from_the_run(lake: Lake, html: str) -> None:
     assert f"{TOP_N}</b><span>pseudo-labels" in html
 
 
-def test_crops_carry_the_reason_and_both_poses(lake: Lake, html: str) -> None:
-    kept, lost = html.count('<span class="tag">kept'), html.count('<span class="tag">rejected')
-    assert (kept, lost) == (2 * TOP_N, 2 * 2 * 6)  # two rounds; the rejected in two rows of six
-    assert "rank 1 of" in html
-    assert html.count('<g class="three">') > kept + lost  # labelled photos come on top
-    assert html_of(lake, crops=1).count('<span class="tag">') == 8
+def embedded_data(html: str, name: str) -> dict[str, Any]:
+    return json.loads(re.findall(rf'<script type="application/json" id="{name}">(.*?)</script>', html, re.S)[0])
+
+
+def test_the_browser_holds_scores_reasons_joints_and_credits(lake: Lake, html: str) -> None:
+    data = embedded_data(html, "browser-data")
+    record = open_run(lake, "default")
+    assert [r["round"] for r in data["rounds"]] == [1, 2]
+    made = data["rounds"][1]
+    chosen, pseudo = (record.dataset(t, 2) for t in ("selections", "pseudo_labels"))
+    rows = {r["instance_id"]: r for r in chosen.read().to_pylist()}  # type: ignore[union-attr]
+    assert (made["of"], made["kept"], made["own"]) == (len(rows), TOP_N, "cf_cm2")
+    names = [c["name"] for c in made["criteria"]]
+    assert names[0] == "cf_cm2"
+    assert {"kp_conf", "cf_mt", "cf_cm", "pck_cm2"} < set(names)
+    assert {"random", "oracle", "rank_fusion"}.isdisjoint(names)
+    said = pseudo.read()  # type: ignore[union-attr]
+    sums = dict(zip(said["instance_id"].to_pylist(), score("kp_conf", said), strict=True))
+    for row in made["rows"]:
+        animal = data["animals"][row["animal"]]
+        truth = rows[animal["id"]]
+        assert (row["rank"], row["kept"], row["reason"]) == (truth["rank"], truth["selected"], truth["reason"])
+        assert row["scores"][0] == pytest.approx(truth["score"], rel=1e-4)
+        assert row["scores"][names.index("kp_conf")] == pytest.approx(sums[animal["id"]], rel=1e-4)
+        assert (len(row["two"]), len(row["three"])) == (48, 32)
+        assert animal["author"] == "A. Nyone"
+        assert animal["image"].startswith("data:image/webp;base64,")
+    assert f"All {len(rows)} animals are in this page" in html
+
+
+def test_what_is_left_out_is_said(lake: Lake) -> None:
+    html = browser_html(open_run(lake, "default"), 5)
+    data = embedded_data(html, "browser-data")
+    assert len(data["animals"]) == 5
+    assert all(len(r["rows"]) == 5 for r in data["rounds"])
+    every = data["rounds"][0]["of"]
+    assert f"5 of {every} animals are in this page" in html
+    assert f"crops={every}</code>" in html
+
+
+def test_a_bounded_selection_keeps_its_ends_and_its_cut_and_spreads_the_rest() -> None:
+    selected = np.arange(5000) < 700
+    order = spread(selected)
+    assert sorted(order) == list(range(5000))
+    telling = set(range(EDGE)) | set(range(700 - EDGE, 700 + EDGE)) | set(range(5000 - EDGE, 5000))
+    assert set(order[: 4 * EDGE]) == telling
+    gaps = np.diff(np.sort(order[:300]))
+    assert gaps.max() < 60
+    for kept in (0, 3):
+        assert sorted(spread(np.arange(3) < kept)) == [0, 1, 2]
+    assert spread(np.zeros(0, bool)) == []
+    ids = [pa.chunked_array([[f"{r}{i}" for i in range(40)]]) for r in "ab"]
+    taken = embedded([pa.chunked_array([np.arange(40) < 5])] * 2, ids, 10)
+    assert sorted(t[0] for t in taken) == ["a"] * 5 + ["b"] * 5
+
+
+def test_reasons_are_told_apart_without_what_is_the_animals_own() -> None:
+    assert reason_kind("rank 45 of 208 <= top_n 60") == reason_kind("rank 1 of 9 <= top_n 60") == "rank \u2264 top_n 60"
+    assert reason_kind("rank 45 of 208, 3 by quota > top_n 60") == "rank > top_n 60"
+    assert reason_kind("rank 4 of 9, enough of its view rank better") == "rank, enough of its view rank better"
+    assert reason_kind("leak: looks like the evaluation photo coco:12") == "leak: looks like the evaluation photo"
+    assert reason_kind("box has no area") == "box has no area"
+
+
+def test_runs_of_one_recipe_are_one_line_with_its_spread(copy: Lake) -> None:
+    rows = copy.files.read_json("runs/default/metrics.json")
+    for run, seed, criterion, more in (("second", 1, "cf_cm2", 2.0), ("chance", 0, "random", -3.0)):
+        shutil.copytree(f"{copy.uri}/runs/default", f"{copy.uri}/runs/{run}")
+        config = yaml.safe_load(copy.files.read("runs/default/config.yaml") or b"")
+        config |= {"run": run, "seed": seed, "criterion": criterion, "source": {"mirror": f"http://127.0.0.1:{seed}"}}
+        copy.files.write(f"runs/{run}/config.yaml", yaml.safe_dump(config).encode())
+        changed = [{**r, "auc_06_10": r["auc_06_10"] + more} for r in rows]
+        copy.files.write(f"runs/{run}/metrics.json", json.dumps(changed).encode())
+    own, other = recipes(open_run(copy, "default"))
+    assert [r.name for r in own.runs] == ["default", "second"]
+    assert (own.label, other.label) == ("", "criterion=random")
+    first = next(r["auc_06_10"] for r in rows if (r["round"], r["split"]) == (0, "test"))
+    np.testing.assert_allclose(own.aucs("test")[0], [first, first + 2])
+    html = runs_html(open_run(copy, "default"), "test")
+    assert f"{first + 1:.2f} <small>&plusmn; {math.sqrt(2):.2f}</small>" in html
+    assert "default&nbsp;(0), second&nbsp;(1)" in html
+
+
+def test_without_three_js_one_line_stands_where_the_view_was(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And with the trimesh that is installed, it is there."""
+    script = str(three_js())
+    assert "Three.js Authors" in script[:200]
+    assert "GLTFLoader" not in script
+    for broken in ("", "<html></html>", f"<script>{script[:-9]}", f"<script>let a;{script[400:]}"):
+        assert sliced(broken) is None
+    monkeypatch.setattr("pipelines.report_shapes.three_js", lambda: None)
+    record = open_run(lake, "default")
+    html = shapes_html(lake, CATEGORY, record.model_path(2), "test")
+    assert "does not carry three.js in the form" in html
+    assert "<canvas" not in html
+    assert embedded_data(html, "shapes-data")["shapes"]
 
 
 def test_shapes_stand_at_fixed_places_of_the_errors(html: str) -> None:
-    ranks = [int(r) for r in re.findall(r"<b>(\d+)</b> of \d+ by error", html)]
+    ranks = [int(r) for r in re.findall(r"&lt;b&gt;(\d+)&lt;/b&gt; of \d+ by error", html)]
     assert ranks == sorted(ranks)
     assert len(ranks) >= 7
 
@@ -103,7 +199,7 @@ def test_what_the_lake_lost_stops_nothing(copy: Lake) -> None:
     for gone in (("models/acsm",), ("photos", "selections"), ("pseudo_labels", "instances", "labels")):
         for table in gone:
             shutil.rmtree(f"{copy.uri}/{table}")
-        assert len(sections(html_of(copy))) == 6, gone
+        assert len(sections(html_of(copy))) == 8, gone
 
 
 def test_a_run_that_only_began(copy: Lake) -> None:

@@ -11,17 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_one_photo import readme_commands
-from tiny import shared_lake
 
 from models.photo import decode_photo
 from pipelines import visualize
 from pipelines.turning import gif, turn
 from tables import Lake
-
-
-@pytest.fixture(scope="module")
-def lake() -> Lake:
-    return shared_lake()
 
 
 @pytest.fixture
