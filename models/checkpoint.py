@@ -14,6 +14,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
 
+from models import vitpose
 from models.acsm import ACSM
 from models.heatmap import Detector, PoseNet
 from models.reference_checkpoint import from_reference, is_pth
@@ -42,9 +43,13 @@ def checkpoint_bytes(model: nn.Module, notes: Mapping[str, Any] | None = None) -
 def weights_digest(path: str) -> str:
     """16 hex digits of a checkpoint's weights alone: the same for the same weights, whatever was noted beside them.
 
+    Of a network of transformers (`hf:...`) see `vitpose.digest`.
+
     Raises:
         InputError: no such file.
     """
+    if path.startswith(vitpose.PREFIX):
+        return vitpose.digest(path)
     data = read_file("checkpoint", str(path))
     header = 0 if is_pth(data) else 8 + int.from_bytes(data[:8], "little")
     return hashlib.sha256(data[header:]).hexdigest()[:16]
@@ -52,6 +57,8 @@ def weights_digest(path: str) -> str:
 
 def load_checkpoint(path: str, animals3d: str | None = None) -> nn.Module:
     """Read a network written by `checkpoint_bytes`, or a `.pth` of animals3d, in evaluation mode on the CPU.
+
+    `hf:` and a folder or a name on the hub is a ViTPose of transformers (`models/vitpose.py`).
 
     Attributes of the result: `notes`, what was noted at saving.
 
@@ -62,6 +69,8 @@ def load_checkpoint(path: str, animals3d: str | None = None) -> nn.Module:
     Raises:
         InputError: there is no such file, or it is neither.
     """
+    if path.startswith(vitpose.PREFIX):
+        return vitpose.load(path)
     data = read_file("checkpoint", str(path))
     if is_pth(data):
         return from_reference(path, data, animals3d)

@@ -17,8 +17,9 @@ from models.acsm import ACSM
 from models.heatmap import PoseNet
 from models.pool import fits
 from models.resnet import BasicBlock, Bottleneck, ResNet, by_blocks, in_blocks
+from models.vitpose import ViTPose
 
-Net = TypeVar("Net", PoseNet, ACSM)
+Net = TypeVar("Net", PoseNet, ACSM, ViTPose)
 HALF = torch.float16
 
 
@@ -31,6 +32,8 @@ def frozen(net: Net, dtype: torch.dtype = HALF) -> Net:
         dtype: of the convolutions; anything but float16 and bfloat16 is for checking on a CPU.
     """
     made = copy.deepcopy(net).eval().requires_grad_(False)
+    if isinstance(made, ViTPose):
+        return made  # nothing to fold; `predict` runs it in float16
     made.backbone = _Trunk(made.backbone, dtype)  # type: ignore[assignment]
     if isinstance(made, PoseNet):
         made.up = nn.Sequential(*(_Up(up[0], up[1], dtype) for up in made.up))  # type: ignore[index]

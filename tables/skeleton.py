@@ -54,6 +54,10 @@ _SAME_NAMES = {
         "left_shoulder", "right_shoulder", "left_hip", "right_hip",
         "left_front_paw", "right_front_paw", "left_back_paw", "right_back_paw",
     ),
+    "AP-10K, MMPose": (  # as MMPose and networks that were trained with it say
+        "l_eye", "r_eye", "", "", "nose", "", "root of tail", "",
+        "l_shoulder", "r_shoulder", "l_hip", "r_hip", "l_f_paw", "r_f_paw", "l_b_paw", "r_b_paw",
+    ),
 }  # fmt: skip
 
 
