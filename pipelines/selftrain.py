@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
@@ -102,6 +103,8 @@ def selftrain(cfg: Any) -> list[dict[str, Any]]:
     from trainers.group import TrainGroup
 
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    if plain["detector_model"] and os.path.exists(plain["detector_model"]):  # the run is read from other folders
+        plain["detector_model"] = os.path.abspath(plain["detector_model"])
     lake = Lake(cfg.lake)
     template = cfg.template
     with ExitStack() as stack:
