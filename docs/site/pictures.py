@@ -24,7 +24,7 @@ from models.crops import SEEN, STORED, to_photo, window
 from models.photo import decode_photo
 from models.predict import predict_acsm
 from models.template import Template
-from models.template_picture import template_picture
+from models.template_picture import PANEL, template_picture
 from pipelines.pose_picture import THREE, TWO
 from pipelines.report_mesh import shade
 from pipelines.round_pictures import contact_sheet
@@ -52,9 +52,7 @@ def main() -> None:
     assert instances is not None
     rows = join_rows(chosen.read(), pseudo.read(), "instance_id")
     rows = join_rows(rows, instances.read(["instance_id", "bbox", "crop"]), "instance_id").sort_by("rank")
-    picture = template_picture(net.template)
-    small = cv2.resize(picture, None, fx=0.62, fy=0.62, interpolation=cv2.INTER_AREA)
-    cv2.imwrite(str(IMAGES / "concept_template.png"), cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
+    template_views(net.template)
     camera(net.template)
     articulation(net.template)
     good, bad = _clear(rows, 0.02), _clear(rows, 0.75)
@@ -62,6 +60,18 @@ def main() -> None:
     criteria(rows, good, bad)
     rounds()
     contact_sheet(chosen.read().sort_by("rank"), pseudo, instances).save(IMAGES / "concept_selection.jpg", quality=85)
+
+
+def template_views(template: Template) -> None:
+    """Of the picture that `wildshape template` makes the side with its names large, and two views below it."""
+    width, height = PANEL
+    whole = template_picture(template)
+    side, three_quarters, bent = (
+        whole[y:, x:][:height, :width] for x, y in ((0, 0), (width, height), (2 * width, height))
+    )
+    large = cv2.resize(side, (2 * width, 2 * height), interpolation=cv2.INTER_CUBIC)[height // 5 : -height // 5]
+    both = np.concatenate([large, np.concatenate([three_quarters, bent], 1)], 0)
+    cv2.imwrite(str(IMAGES / "concept_template.png"), cv2.cvtColor(both, cv2.COLOR_RGB2BGR))
 
 
 def camera(template: Template) -> None:
