@@ -29,7 +29,7 @@ def pick_model(lake: Lake, kind: str, category: str, given: str | None, argument
     """
     if given:
         check_model(given, kind, argument)
-        return given if "://" in given else os.path.abspath(given)  # actors may have another working directory
+        return os.path.abspath(given) if os.path.exists(given) else given  # actors may have another working directory
     for model in newest_models(lake, kind, category):
         if model["model"] != skip:
             return model["model"]
