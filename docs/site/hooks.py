@@ -81,7 +81,7 @@ def _target(path: str) -> str | None:
 def _shown(path: str) -> str:
     """A Python file, or a folder's list of files, as a page."""
     there = ROOT / path
-    head = f"---\nsearch:\n  exclude: true\nhide: [navigation]\n---\n# {path}\n\n"
+    head = f"---\nsearch:\n  exclude: true\n---\n# {path}\n\n"
     if there.is_dir():
         names = sorted(f.name + "/" * f.is_dir() for f in there.iterdir() if not f.name.startswith((".", "_")))
         return head + "\n".join(f"- `{name}`" for name in names) + "\n"
