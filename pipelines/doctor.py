@@ -143,13 +143,13 @@ def _ray(resources: Any) -> Iterator[Check]:
 
 
 def _mlflow(cfg: Any) -> Iterator[Check]:
-    from trainers.tracking import check_store
+    from trainers.tracking import check_store, store_of
 
-    uri = cfg.mlflow.uri
-    if uri is None and "://" in str(cfg.lake).removeprefix("file://"):
-        yield Check("mlflow", "warn", "a lake that is no local folder", "name a server: mlflow.uri=http://...")
+    try:
+        uri = cfg.mlflow.uri or store_of(cfg.mlflow, Lake(cfg.lake))
+    except InputError as error:
+        yield Check("mlflow", "warn", "no store: the loop and trainings need one", error.fix)
         return
-    uri = uri or f"sqlite:///{Lake(cfg.lake).uri.removeprefix('file://')}/mlflow.db"
     path = uri.removeprefix("sqlite:///") if uri.startswith("sqlite:///") else None
     try:
         if path is None or os.path.isdir(os.path.dirname(path)):

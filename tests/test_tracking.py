@@ -96,6 +96,21 @@ def test_runs_that_an_exception_leaves_open_have_failed_until_the_loop_goes_on(t
     assert set(statuses(again).values()) == {"FINISHED"}
 
 
+def test_a_lake_that_was_moved_is_tracked_where_it_is(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    open_tracker(MLFLOW, Lake(str(tmp_path / "old")), "run").close({"note.txt": "then"})
+    (tmp_path / "old").rename(tmp_path / "new")
+    tracker = open_tracker(MLFLOW, Lake(str(tmp_path / "new")), "run")
+    tracker.close({"note.txt": "now"})
+    assert not (tmp_path / "old").exists()
+    assert sorted(p.read_text() for p in tmp_path.glob("new/mlartifacts/*/artifacts/note.txt")) == ["now", "then"]
+    assert {e.name for e in tracker.client.search_experiments()} == {
+        "Default", "wildshape", f"wildshape of {tmp_path / 'old'}",
+    }  # fmt: skip
+    again = open_tracker(MLFLOW, Lake(str(tmp_path / "new")), "run")
+    assert again.experiment == tracker.experiment
+
+
 def test_a_store_that_goes_away_ends_no_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tracker = open_tracker(MLFLOW, Lake(str(tmp_path)), "run")
     watch = tracker.watch(None, "train pose")

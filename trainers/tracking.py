@@ -54,6 +54,15 @@ def _sqlite_file(uri: str) -> str:
     return os.path.abspath(path) if uri.startswith("sqlite") and path else ""
 
 
+def _elsewhere(location: str, artifacts: str | None) -> str:
+    """The lake that an experiment of ours was made in, if that was moved or copied since; else empty.
+
+    MLflow keeps one place for an experiment's artifacts for good: it would go on to write into the old lake.
+    """
+    lake, found, name = location.rpartition("/mlartifacts")
+    return lake if found and not name and artifacts and location != artifacts else ""
+
+
 def check_store(uri: str) -> None:
     """Refuse in a moment a store that MLflow would try for minutes: a SQLite file or a server that is not there.
 
@@ -102,6 +111,9 @@ class Tracker:
         try:
             self.client = MlflowClient(tracking_uri=uri)
             found = self.client.get_experiment_by_name(experiment)
+            if found is not None and (where := _elsewhere(found.artifact_location, artifacts)):
+                self.client.rename_experiment(found.experiment_id, f"{experiment} of {where}")
+                found = None
             if found is None:
                 self.experiment = self.client.create_experiment(experiment, artifact_location=artifacts)
             else:
