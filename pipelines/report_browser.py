@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,12 @@ from pipelines.report_page import data, note
 from pipelines.report_rounds import MEANS, UNITS
 from pipelines.run_record import RunRecord, table_of
 from selection import CRITERIA, HIGHER_IS_BETTER, score
-from tables import QUADRUPED, Dataset, join_rows, to_numpy
+from tables import QUADRUPED, Dataset, InputError, join_rows, to_numpy
 
 EDGE = 12  # animals that are always there from each of: the best, the worst, and the two sides of the cut
 PIXELS = 192  # most, of a crop's side
 PREDICTED = ("keypoints", "keypoints_aux", "keypoints_mt", "keypoints_3d", "heatmap_3d")
+DRAWN = ("keypoints", "keypoints_3d")
 DETECTED = ("bbox", "window", "crop", "photo_id")
 CREDIT = ("page_url", "author", "license")
 # Judge no animal by itself: the controls, and those that need all of a round.
@@ -55,7 +57,10 @@ def browser_html(record: RunRecord, most: int) -> str:
 
 def embedded(selected: Sequence[Any], ids: Sequence[Any], most: int) -> list[str]:
     """At most `most` ids out of the rounds' ranked columns; the rounds give theirs in turn, as `spread` orders them."""
-    queues = [[i[p].as_py() for p in spread(s.to_numpy())] for s, i in zip(selected, ids, strict=True)]
+    queues = [
+        [names[p].as_py() for p in islice(spread(kept.to_numpy()), most)]
+        for kept, names in zip(selected, ids, strict=True)
+    ]
     found: dict[str, None] = {}
     for turn in range(max(map(len, queues), default=0)):
         for queue in queues:
@@ -64,7 +69,7 @@ def embedded(selected: Sequence[Any], ids: Sequence[Any], most: int) -> list[str
     return list(found)
 
 
-def spread(selected: np.ndarray) -> list[int]:
+def spread(selected: np.ndarray) -> Iterator[int]:
     """Every place of a ranked selection [N] bool once: both ends and both sides of the cut, then evenly over all."""
     n = len(selected)
     cut = int(np.flatnonzero(selected).max(initial=-1)) + 1  # the first after the last that was kept
@@ -72,7 +77,11 @@ def spread(selected: np.ndarray) -> list[int]:
     # The places by their bits read backwards: any beginning of this order lies evenly over all.
     bits = max(1, (n - 1).bit_length())
     even = (int(f"{i:0{bits}b}"[::-1], 2) for i in range(1 << bits))
-    return list(dict.fromkeys(p for p in (*first, *even) if 0 <= p < n))
+    seen: set[int] = set()
+    for place in chain(first, even):
+        if 0 <= place < n and place not in seen:
+            seen.add(place)
+            yield place
 
 
 def reason_kind(reason: str) -> str:
@@ -83,7 +92,11 @@ def reason_kind(reason: str) -> str:
 
 def _shown(rows: pa.Table, ids: list[str], pseudo: Dataset, instances: Dataset) -> pa.Table | None:
     """Selections [N rows, best first] of the embedded animals, with what was predicted and detected."""
-    said, found = table_of(pseudo, ids, list(PREDICTED)), table_of(instances, ids, list(DETECTED))
+    found = table_of(instances, ids, list(DETECTED))
+    try:
+        said = table_of(pseudo, ids, list(PREDICTED))
+    except InputError:  # an older lake lacks the youngest columns, and what is shown needs few of them
+        said = table_of(pseudo, ids, list(DRAWN))
     if said is None or found is None:
         return None
     rows = join_rows(join_rows(rows, said, "instance_id"), found.filter(pc.is_valid(found["crop"])), "instance_id")
@@ -119,7 +132,8 @@ def _round(number: int, ranked: pa.Table, rows: pa.Table, place: dict[str, int])
     """
     own = str(rows["criterion"][0].as_py())
     scores = {own: rows["score"].to_numpy()}
-    scores |= {c: score(c, rows) for c in CRITERIA if c != own and c not in UNSCORED}
+    known = (c for c in CRITERIA if c not in {own} | UNSCORED and set(CRITERIA[c].columns) <= set(rows.column_names))
+    scores |= {c: score(c, rows) for c in known}
     scores = {c: v for c, v in scores.items() if np.isfinite(v).any()} or {own: scores[own]}
     kinds = [reason_kind(r or "") for r in rows["reason"].to_pylist()]
     names = list(dict.fromkeys(kinds))

@@ -66,9 +66,10 @@ def runs_html(record: RunRecord, split: str | None) -> str:
         return page.note("Nothing was evaluated yet.")
     found = [r for r in recipes(record) if r.aucs(split)]
     if sum(len(r.runs) for r in found) < 2:
-        return page.note(
-            f"The lake holds no other run of {record.category}. Another seed or another recipe will stand here beside "
-            f"this one: `wildshape selftrain run=second seed=1`, then `wildshape report run={record.name}` again."
+        return (
+            f'<p class="note">The lake holds no other run of {escape(record.category)}. Another seed or another recipe '
+            "will stand here beside this one: <code>wildshape selftrain run=second seed=1</code>, then "
+            f"<code>wildshape report run={escape(record.name)}</code> again.</p>"
         )
     return _chart(found, split) + _table(found, split)
 

@@ -156,10 +156,11 @@ _STAGE = f"""<div class="stage"><figure><div id="photo"></div><figcaption class=
 
 
 def _group(name: str, found: list[Shown]) -> str:
-    return f'<fieldset><legend class="{name.lower()}">{name}</legend>{"".join(map(_choice, found))}</fieldset>'
+    choices = "".join(_choice(name, s) for s in found)
+    return f'<fieldset><legend class="{name.lower()}">{name}</legend>{choices}</fieldset>'
 
 
-def _choice(s: Shown) -> str:
+def _choice(group: str, s: Shown) -> str:
     camera = f"<span>camera off by <b>{s.camera_deg:.0f}&deg;</b></span>" if np.isfinite(s.camera_deg) else ""
     facts = (
         f"<span><b>{s.rank}</b> of {s.of} by error</span>"
@@ -169,5 +170,6 @@ def _choice(s: Shown) -> str:
     )
     return (
         f'<label class="choice"><input type="radio" name="shape" value="{escape(s.name)}" '
-        f'data-facts="{escape(facts)}">{s.picture}<span>{100 * s.error:.1f} %</span></label>'
+        f'aria-label="{group}: mean error {100 * s.error:.1f} %" data-facts="{escape(facts)}">'
+        f"{s.picture}<span>{100 * s.error:.1f} %</span></label>"
     )

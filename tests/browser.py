@@ -135,8 +135,9 @@ class Browser:
         self.call(
             "Emulation.setEmulatedMedia", features=[scheme, {"name": "prefers-reduced-motion", "value": "reduce"}]
         )
+        self.js("globalThis.pageBefore = true")
         self.call("Page.navigate", url=path.resolve().as_uri())
-        self.wait("document.readyState === 'complete' && location.protocol === 'file:'")
+        self.wait("!globalThis.pageBefore && document.readyState === 'complete'")
 
     def js(self, expression: str) -> Any:
         """The value of an expression in the page; a promise is waited for."""

@@ -116,7 +116,7 @@ def test_keypoints_2d_and_3d_lie_over_the_crops_and_can_be_taken_off(page: Brows
         without = page.pixels("#crops .crop")
         assert (np.abs(without - both).max(-1) > 40).sum() > 5, name
         page.js(f"document.getElementById({name!r}).click()")
-    assert np.array_equal(page.pixels("#crops .crop"), both)
+    assert not (np.abs(page.pixels("#crops .crop") - both).max(-1) > 40).any()
 
 
 def test_a_crop_is_seen_closer_by_keyboard_alone(page: Browser) -> None:
@@ -201,7 +201,8 @@ def test_the_mouse_turns_the_shape_too_and_the_wheel_is_the_pages(page: Browser)
     )
     page.call("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=-40)
     page.settle()
-    assert np.array_equal(page.pixels("#view"), before), "not chosen: the wheel does not zoom"
+    same = (np.abs(page.pixels("#view") - before).max(-1) > 12).mean() < 0.002
+    assert same, "not chosen: the wheel does not zoom"
     x, y = page.js(
         "(r => [r.x + r.width / 2, r.y + r.height / 2])(document.querySelector('#view').getBoundingClientRect())"
     )

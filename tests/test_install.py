@@ -81,6 +81,8 @@ def test_the_wheel_holds_the_rooms_and_nothing_else(wheel: Path) -> None:
     assert tops == set(PACKAGES)
     inside = {n.removeprefix("conf/") for n in names if n.startswith("conf/") and n.endswith(".yaml")}
     assert inside == {p.relative_to(ROOT / "conf").as_posix() for p in (ROOT / "conf").rglob("*.yaml")}
+    pages = {p.relative_to(ROOT).as_posix() for p in (ROOT / "pipelines").iterdir() if p.suffix in (".css", ".js")}
+    assert pages == {n for n in names if n.endswith((".css", ".js"))}
     assert any(n.endswith("licenses/LICENSE") for n in names)
 
 

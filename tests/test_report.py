@@ -22,6 +22,7 @@ from models.template import Template
 from pipelines.report import write_report
 from pipelines.report_browser import EDGE, browser_html, embedded, reason_kind, spread
 from pipelines.report_mesh import shade, turntable
+from pipelines.report_page import data
 from pipelines.report_runs import recipes, runs_html
 from pipelines.report_shapes import shapes_html
 from pipelines.report_three import sliced, three_js
@@ -85,10 +86,10 @@ def embedded_data(html: str, name: str) -> dict[str, Any]:
 
 
 def test_the_browser_holds_scores_reasons_joints_and_credits(lake: Lake, html: str) -> None:
-    data = embedded_data(html, "browser-data")
+    held = embedded_data(html, "browser-data")
     record = open_run(lake, "default")
-    assert [r["round"] for r in data["rounds"]] == [1, 2]
-    made = data["rounds"][1]
+    assert [r["round"] for r in held["rounds"]] == [1, 2]
+    made = held["rounds"][1]
     chosen, pseudo = (record.dataset(t, 2) for t in ("selections", "pseudo_labels"))
     rows = {r["instance_id"]: r for r in chosen.read().to_pylist()}  # type: ignore[union-attr]
     assert (made["of"], made["kept"], made["own"]) == (len(rows), TOP_N, "cf_cm2")
@@ -99,7 +100,7 @@ def test_the_browser_holds_scores_reasons_joints_and_credits(lake: Lake, html: s
     said = pseudo.read()  # type: ignore[union-attr]
     sums = dict(zip(said["instance_id"].to_pylist(), score("kp_conf", said), strict=True))
     for row in made["rows"]:
-        animal = data["animals"][row["animal"]]
+        animal = held["animals"][row["animal"]]
         truth = rows[animal["id"]]
         assert (row["rank"], row["kept"], row["reason"]) == (truth["rank"], truth["selected"], truth["reason"])
         assert row["scores"][0] == pytest.approx(truth["score"], rel=1e-4)
@@ -112,17 +113,25 @@ def test_the_browser_holds_scores_reasons_joints_and_credits(lake: Lake, html: s
 
 def test_what_is_left_out_is_said(lake: Lake) -> None:
     html = browser_html(open_run(lake, "default"), 5)
-    data = embedded_data(html, "browser-data")
-    assert len(data["animals"]) == 5
-    assert all(len(r["rows"]) == 5 for r in data["rounds"])
-    every = data["rounds"][0]["of"]
+    held = embedded_data(html, "browser-data")
+    assert len(held["animals"]) == 5
+    assert all(len(r["rows"]) == 5 for r in held["rounds"])
+    every = held["rounds"][0]["of"]
     assert f"5 of {every} animals are in this page" in html
     assert f"crops={every}</code>" in html
 
 
+def test_what_a_photographer_calls_himself_stays_text() -> None:
+    evil = {"author": "</script><script>alert(1)</script><!-- "}
+    assert "<" not in data("x", evil).removeprefix('<script type="application/json" id="x">').removesuffix(
+        "</script>\n"
+    )
+    assert embedded_data(data("x", evil), "x") == evil
+
+
 def test_a_bounded_selection_keeps_its_ends_and_its_cut_and_spreads_the_rest() -> None:
     selected = np.arange(5000) < 700
-    order = spread(selected)
+    order = list(spread(selected))
     assert sorted(order) == list(range(5000))
     telling = set(range(EDGE)) | set(range(700 - EDGE, 700 + EDGE)) | set(range(5000 - EDGE, 5000))
     assert set(order[: 4 * EDGE]) == telling
@@ -130,7 +139,7 @@ def test_a_bounded_selection_keeps_its_ends_and_its_cut_and_spreads_the_rest() -
     assert gaps.max() < 60
     for kept in (0, 3):
         assert sorted(spread(np.arange(3) < kept)) == [0, 1, 2]
-    assert spread(np.zeros(0, bool)) == []
+    assert list(spread(np.zeros(0, bool))) == []
     ids = [pa.chunked_array([[f"{r}{i}" for i in range(40)]]) for r in "ab"]
     taken = embedded([pa.chunked_array([np.arange(40) < 5])] * 2, ids, 10)
     assert sorted(t[0] for t in taken) == ["a"] * 5 + ["b"] * 5
