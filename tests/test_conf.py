@@ -10,6 +10,8 @@ import yaml
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
+from trainers.cluster import check_resources
+
 CONF = Path(__file__).resolve().parents[1] / "conf"
 FILES = sorted(p.relative_to(CONF).with_suffix("").as_posix() for p in CONF.rglob("*.yaml"))
 ENTRIES = [f for f in FILES if "/" not in f and f != "base"]
@@ -89,7 +91,7 @@ def keys_of(name: str) -> Iterator[tuple[str, str]]:
             yield key, above or ("${" in value and value) or value.partition("#")[2]
 
 
-@pytest.mark.parametrize("name", GROUP_FILES)
+@pytest.mark.parametrize("name", [f for f in GROUP_FILES if f.rsplit("/", 1)[0] not in groups_of("base")])
 def test_group_file_composes_in_every_entry_that_uses_its_group(name: str) -> None:
     group, option = name.rsplit("/", 1)
     users = [(e, key) for e in ENTRIES for key in groups_of(e) if key.split("@")[0].lstrip("/") == group]
@@ -99,6 +101,24 @@ def test_group_file_composes_in_every_entry_that_uses_its_group(name: str) -> No
         assert resolved(entry, f"{key}={option}")
     if not users:
         assert resolved(name)
+
+
+@pytest.mark.parametrize("option", [f.rsplit("/", 1)[1] for f in GROUP_FILES if f.startswith("cluster/")])
+def test_a_cluster_is_a_size_that_every_command_may_take(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WILDSHAPE_LAKE", "s3://bucket/lake")
+    assert groups_of("base") == {"cluster": "laptop"}
+    plain = resolved("selftrain")
+    for entry in ("selftrain", "crawl", "tune"):
+        cfg = resolved(entry, f"cluster={option}")
+        check_resources(cfg["resources"])
+        assert cfg["lake"] == ("s3://bucket/lake" if option == "bucket" else "./lake")
+        assert (cfg["resources"]["address"] == "auto") == (option in ("nodes", "bucket"))
+        # What is said on the command line stands above it.
+        said = resolved(entry, f"cluster={option}", "resources.actors=3", "lake=elsewhere")
+        assert (said["resources"]["actors"], said["lake"]) == (3, "elsewhere")
+    for key in ("resources", "lake", "hydra"):
+        plain.pop(key, None)
+    assert resolved("selftrain", f"cluster={option}").keys() == {*plain, "resources", "lake"}
 
 
 def test_criterion_is_one_key_in_select_and_selftrain() -> None:

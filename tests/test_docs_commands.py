@@ -49,6 +49,8 @@ INSTALLS = "installs from the package index; `.ci/run` does so with the README's
 TRAINS = "trains for minutes to hours; tests/test_loop.py runs the loop, small"
 MEASURES = "measures for minutes to hours, some on a GPU; its results are in benchmarks/results"
 DUMP = "reads a dump of web photos that is not ours to ship; tests/test_crawl.py and test_stream.py run it on others"
+CLUSTER = "needs a cluster, a registry or a bucket; tests/test_cluster_s3.py submits the loop to three local nodes"
+DEPLOY = "needs Docker, Slurm, Kubernetes or machines; tests/test_deploy.py checks what it reads and runs the script"
 
 # What a command or a block begins with: why no test executes it.
 NOT_RUN = {
@@ -60,6 +62,16 @@ NOT_RUN = {
     "torchrun --nproc-per-node 2 -m benchmarks.": MEASURES,
     "wildshape crawl source.path=yfcc100m_dataset.bz2": DUMP,
     "wildshape stream": DUMP,
+    "python -m pipelines.ingest source.format=coco source.path=labelled.json source.images=photos/ split=train "
+    "category=deer lake=s3": CLUSTER,
+    "aws s3 cp": CLUSTER,
+    "ray job ": CLUSTER,
+    "docker build -f deploy/Dockerfile": DEPLOY,
+    "kubectl ": DEPLOY,
+    "ray dashboard deploy/": DEPLOY,
+    "ray down deploy/": DEPLOY,
+    "ray up deploy/": DEPLOY,
+    "sbatch ": DEPLOY,
     "import fiftyone": "FiftyOne starts a database server; tests/test_export.py reads the folder as its importer does",
 }
 
