@@ -13,6 +13,7 @@ from types import ModuleType
 
 import pytest
 import yaml
+from tiny import shared_lake
 
 pytest.importorskip("mkdocs", reason="mkdocs is not installed")
 
@@ -96,6 +97,17 @@ def test_the_reference_is_on_the_site(site: Path) -> None:
     assert "requests at once at one host, all actors together" in text
     for file in CONF.glob("*.yaml"):
         assert file.stem in ids
+
+
+@pytest.mark.slow
+def test_the_pictures_of_the_concepts_are_drawn_from_a_run(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "docs.site.pictures", shared_lake().uri, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    drawn = {p.name for p in tmp_path.iterdir()}
+    assert drawn == {p.name for p in (ROOT / "docs" / "images").glob("concept_*")}
+    text = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")
+    assert drawn == set(re.findall(r"\(images/(.*?)\)", text))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.relative_to(ROOT).as_posix())

@@ -1,6 +1,6 @@
 """The pictures of docs/concepts.md, from a run in the sandbox (what the README's first command leaves in `./lake`).
 
-    python -m docs.site.pictures lake
+    python -m docs.site.pictures lake docs/images
 
 Another run gives other animals and the same ideas.
 """
@@ -36,14 +36,14 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.patches import FancyBboxPatch
 
-IMAGES = Path(__file__).resolve().parents[1] / "images"
 SIZE = 360  # pixels of a drawn mesh
 BLUE, ORANGE, GREY = (tuple(c / 255 for c in colour) for colour in (TWO, THREE, (70, 70, 80)))
 GREEN = (0.17, 0.6, 0.3)
 
 
-def main() -> None:
-    lake = Lake(sys.argv[1] if len(sys.argv) > 1 else "lake")
+def main(uri: str, folder: Path) -> None:
+    """Draw all pictures from the run `default` of a lake into a folder."""
+    lake = Lake(uri)
     run = open_run(lake, "default")
     net: Any = load_checkpoint(str(run.model_path(1)))
     chosen, pseudo, instances = (run.dataset(t, 1) for t in ("selections", "pseudo_labels", "instances"))
@@ -52,17 +52,17 @@ def main() -> None:
     assert instances is not None
     rows = join_rows(chosen.read(), pseudo.read(), "instance_id")
     rows = join_rows(rows, instances.read(["instance_id", "bbox", "crop"]), "instance_id").sort_by("rank")
-    template_views(net.template)
-    camera(net.template)
-    articulation(net.template)
+    template_views(net.template, folder)
+    camera(net.template, folder)
+    articulation(net.template, folder)
     good, bad = _clear(rows, 0.02), _clear(rows, 0.75)
-    pseudo_labels(net, rows, good)
-    criteria(rows, good, bad)
-    rounds()
-    contact_sheet(chosen.read().sort_by("rank"), pseudo, instances).save(IMAGES / "concept_selection.jpg", quality=85)
+    pseudo_labels(net, rows, good, folder)
+    criteria(rows, good, bad, folder)
+    rounds(folder)
+    contact_sheet(chosen.read().sort_by("rank"), pseudo, instances).save(folder / "concept_selection.jpg", quality=85)
 
 
-def template_views(template: Template) -> None:
+def template_views(template: Template, folder: Path) -> None:
     """Of the picture that `wildshape template` makes the side with its names large, and two views below it."""
     width, height = PANEL
     whole = template_picture(template)
@@ -71,10 +71,10 @@ def template_views(template: Template) -> None:
     )
     large = cv2.resize(side, (2 * width, 2 * height), interpolation=cv2.INTER_CUBIC)[height // 5 : -height // 5]
     both = np.concatenate([large, np.concatenate([three_quarters, bent], 1)], 0)
-    cv2.imwrite(str(IMAGES / "concept_template.png"), cv2.cvtColor(both, cv2.COLOR_RGB2BGR))
+    cv2.imwrite(str(folder / "concept_template.png"), cv2.cvtColor(both, cv2.COLOR_RGB2BGR))
 
 
-def camera(template: Template) -> None:
+def camera(template: Template, folder: Path) -> None:
     """One template under six cameras."""
     views = [
         ("s 0.8, t (0, 0), azimuth 60°", 0.8, 0.0, 0.0, 60, 0),
@@ -94,10 +94,10 @@ def camera(template: Template) -> None:
         axes.tick_params(labelsize=7, length=2)
     panels[0, 0].set_xlabel("x, to the right", fontsize=8)
     panels[0, 0].set_ylabel("y, down", fontsize=8)
-    _save(figure, "camera")
+    _save(figure, folder / "concept_camera.png")
 
 
-def articulation(template: Template) -> None:
+def articulation(template: Template, folder: Path) -> None:
     """A tree of parts, each turned about its own axis at its pivot and carried along by its parents."""
     poses: list[tuple[str, dict[str, float]]] = [
         ("rest", {}),
@@ -122,10 +122,10 @@ def articulation(template: Template) -> None:
         axes.set(title=title, ylim=(0.65, -0.65))
         axes.title.set_size(10)
         axes.axis("off")
-    _save(figure, "articulation")
+    _save(figure, folder / "concept_articulation.png")
 
 
-def pseudo_labels(net: Any, rows: Any, i: int) -> None:
+def pseudo_labels(net: Any, rows: Any, i: int, folder: Path) -> None:
     """What each network says of one web animal."""
     crop, (two, aux, views, three) = _crop(rows, i), _opinions(rows, i)
     vertices = predict_acsm(net, crop[None], mesh=True).vertices[0, 0].numpy() * (SEEN / STORED)
@@ -142,10 +142,10 @@ def pseudo_labels(net: Any, rows: Any, i: int) -> None:
         panels[3].plot(*view[:, :2].T, ".", color=BLUE, markersize=3.5, markeredgecolor="black", markeredgewidth=0.3)
     _pose(panels[4], three, ORANGE)
     panels[5].imshow(shade(vertices[None], net.template, SIZE)[0], extent=(-1, 1, 1, -1))
-    _save(figure, "pseudo_labels", "jpg")
+    _save(figure, folder / "concept_pseudo_labels.jpg")
 
 
-def criteria(rows: Any, good: int, bad: int) -> None:
+def criteria(rows: Any, good: int, bad: int, folder: Path) -> None:
     """What the four criteria of the method measure, on an animal that is kept and one that is not."""
     figure, panels = plt.subplots(2, 4, figsize=(8, 4.5))
     names = ("kp_conf", "cf_mt", "cf_cm", "cf_cm2")
@@ -165,10 +165,10 @@ def criteria(rows: Any, good: int, bad: int) -> None:
                 axes.plot(*other.T, "s", color=colour, markersize=4, markeredgecolor="black", markeredgewidth=0.4)
                 axes.plot(*two[:, :2].T, "o", color=BLUE, markersize=4, markeredgecolor="black", markeredgewidth=0.4)
             axes.set_title(f"{name}: {scores[name][i]:.1f}", fontsize=10)
-    _save(figure, "criteria", "jpg")
+    _save(figure, folder / "concept_criteria.jpg")
 
 
-def rounds() -> None:
+def rounds(folder: Path) -> None:
     """Who judges whom."""
     figure, axes = plt.subplots(figsize=(8, 3.1))
     axes.set(xlim=(0, 8), ylim=(0, 3.1))
@@ -193,7 +193,7 @@ def rounds() -> None:
             arrow((x + 1.15, 1.55), (x + 1.6, 1.55), "judges", (0, 0.14))
             arrow((x + 2.12, 0.74), (x + 2.12, 1.2), "", (0.06, 0))
             arrow((x + 2.65, 1.55), (x + 3.3, 1.55), "the best", (0, 0.14))
-    _save(figure, "rounds")
+    _save(figure, folder / "concept_rounds.png")
 
 
 def _camera(s: float, tx: float, ty: float, azimuth: float, elevation: float) -> torch.Tensor:
@@ -248,12 +248,12 @@ def _opinions(rows: Any, i: int) -> tuple[np.ndarray, ...]:
     return tuple(place(to_numpy(rows[name], *shape)[i]) for name, shape in shapes)
 
 
-def _save(figure: Any, name: str, kind: str = "png") -> None:
+def _save(figure: Any, path: Path) -> None:
     """As wide as a page's text, so that letters keep their size."""
     figure.tight_layout()
-    figure.savefig(IMAGES / f"concept_{name}.{kind}", dpi=150, facecolor="white")
+    figure.savefig(path, dpi=150, facecolor="white")
     plt.close(figure)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1], Path(sys.argv[2]))
