@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -128,6 +129,13 @@ def test_commands_in_the_text_compose(page: str) -> None:
         with explained(f"{page}:{line}: {command}"):
             for words in ours(command):
                 compose(words)
+
+
+@pytest.mark.parametrize("page", pages())
+def test_extras_that_are_to_be_installed_exist(page: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = re.findall(r"(?:\.|wildshape)\[([a-z,]+)\]", (ROOT / page).read_text(encoding="utf-8"))
+    assert {extra for names in named for extra in names.split(",")} <= set(project["optional-dependencies"])
 
 
 @pytest.fixture(scope="module")
