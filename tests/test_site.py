@@ -13,6 +13,8 @@ from types import ModuleType
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
 from tiny import shared_lake
 
 pytest.importorskip("mkdocs", reason="mkdocs is not installed")
@@ -20,6 +22,7 @@ pytest.importorskip("mkdocs", reason="mkdocs is not installed")
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
 DOCUMENTS = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
+MISSING = object()
 LINK = re.compile(r"\]\((?P<path>[^)\s#:]*)(?:#(?P<anchor>[^)\s]*))?\)")
 
 
@@ -95,6 +98,12 @@ def test_the_reference_is_on_the_site(site: Path) -> None:
         "group-train.acsm.plan.lr",
     } <= ids
     assert "requests at once at one host, all actors together" in text
+    shown = set(re.findall(r'<code id="group-[^"]+">([^<]+)</code>', text))  # as they are typed
+    with initialize_config_module(config_module="conf", version_base="1.3"):
+        cfg = compose("selftrain")
+    assert {"fetch.per_host", "train.acsm.plan.lr", "top_n", "sandbox.web.shares.dead", "detect.score"} <= shown
+    lost = [key for key in shown if OmegaConf.select(cfg, key, default=MISSING) is MISSING]
+    assert not [key for key in lost if not key.startswith("hydra")]
     for file in CONF.glob("*.yaml"):
         assert file.stem in ids
 

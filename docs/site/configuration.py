@@ -11,6 +11,7 @@ from typing import NamedTuple
 import yaml
 
 KEY = re.compile(r"(?P<indent> *)(?P<key>\w+):(?P<value>.*)")
+PAGE = re.compile(r"\bdocs/([a-z-]+)\.md\b")
 CHOICE = re.compile(r"[\w., ]+: ")  # a line of a comment that begins with the value it explains
 INTRO = """# Configuration
 
@@ -19,7 +20,7 @@ here, `key=value`. This page is made of the comments in [`conf/`](../conf), wher
 composed. `python -m pipelines.<command> --cfg job` prints what a command would run with and starts nothing.
 
 A command takes its own keys, those of the groups it names, and the [shared keys](#base). Of a group another file is
-chosen by name, say `train=full`.
+chosen by name, say `train=full`. `${...}` stands for another key's value.
 """
 
 
@@ -99,7 +100,9 @@ def page(conf: Path) -> str:
             for file, source in zip(options, sources, strict=True)
         )
         title = f"## Group {folder.name} {{ #group-{folder.name} }}"
-        parts.append(f"{title}\n\n{prose}\n\n{_table(sources, f'group-{folder.name}', [f.stem for f in options])}")
+        names = [file.stem for file in options]
+        table = _table(sources, f"group-{folder.name}", names, _package(sources[0], folder.name))
+        parts.append(f"{title}\n\n{prose}\n\n{table}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -108,8 +111,13 @@ def _takes(source: str) -> str:
     return f"Takes the keys of {', '.join(links)}.\n\n" if links else ""
 
 
-def _table(sources: list[str], name: str, options: list[str] | None = None) -> str:
-    """Keys, values (a column for each source) and what explains them, taken from the first source that does."""
+def _package(source: str, group: str) -> str:
+    """What keys of a group begin with on the command line."""
+    return "" if "# @package _global_" in source else f"{group}."
+
+
+def _table(sources: list[str], name: str, options: list[str] | None = None, package: str = "") -> str:
+    """Keys, values (a column for each source) and what explains them: once where the sources say the same."""
     columns = [{k.path: k for k in keys_of(source) if k.path} for source in sources]
     everything = [k for source in sources[:1] for k in keys_of(source)]
     everything += [k for column in columns[1:] for k in column.values() if k.path not in columns[0]]
@@ -120,11 +128,17 @@ def _table(sources: list[str], name: str, options: list[str] | None = None) -> s
         elif key.path not in done:
             done.add(key.path)
             there = [c.get(key.path, Key(key.path, "", [])) for c in columns]
-            text = next((k.text for k in there if k.text), [])
+            said = {
+                "\n".join(k.text): name for k, name in reversed([*zip(there, options or [""], strict=True)]) if k.text
+            }
+            meaning = "<br>".join(
+                (f"<em>{option}</em>: " if len(said) > 1 else "") + _explained(text.split("\n"))
+                for text, option in reversed(said.items())
+            )
             values = "".join(f"<td>{_code(k.value)}</td>" for k in there)
-            short = f'<code id="{name}.{key.path}">{escape(key.path)}</code>'
+            short = f'<code id="{name}.{key.path}">{escape(package + key.path)}</code>'
             depth = key.path.count(".")
-            rows.append(f'<tr class="depth-{depth}"><td>{short}</td>{values}<td>{_explained(text)}</td></tr>')
+            rows.append(f'<tr class="depth-{depth}"><td>{short}</td>{values}<td>{meaning}</td></tr>')
     if not rows:
         return ""
     heads = ["key", *(options if options and len(options) > 1 else ["default"]), "meaning"]
@@ -143,7 +157,8 @@ def _explained(lines: list[str]) -> str:
         text = line.strip()
         breaks = bool(out) and (line.startswith("   ") or bool(CHOICE.match(text)))
         out += ("<br>" if breaks else " " if out else "") + escape(text)
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", out)
+    out = re.sub(r"`([^`]+)`", r"<code>\1</code>", out)
+    return PAGE.sub(r'<a href="\1.html">\1</a>', out)
 
 
 def _prose(lines: list[str]) -> str:
@@ -155,14 +170,14 @@ def _blocks(lines: list[str]) -> Iterator[str]:
     text: list[str] = []
     code: list[str] = []
     for line in [*lines, ""]:
-        if line.startswith("  ") and line.strip().startswith(("python", "wildshape")):
+        if line.startswith("  ") and line.strip().startswith(("python", "wildshape", "export")):
             if text:
                 yield _escaped(" ".join(text))
                 text = []
             code.append(line.strip())
             continue
         if code:
-            yield "```text\n" + "\n".join(code) + "\n```"
+            yield "```sh\n" + "\n".join(code) + "\n```"
             code = []
         if line.strip():
             text.append(line.strip())
@@ -175,5 +190,6 @@ def _escaped(text: str) -> str:
     """Text outside of `code` as it stands: no Markdown, no HTML."""
     parts = text.split("`")
     for i in range(0, len(parts), 2):
-        parts[i] = re.sub(r"([*_\[\]|])", r"\\\1", escape(parts[i], quote=False))
+        plain = re.sub(r"([*_\[\]|])", r"\\\1", escape(parts[i], quote=False))
+        parts[i] = PAGE.sub(r"[\1](\1.md)", plain)
     return "`".join(parts)
