@@ -37,16 +37,15 @@
 
   // The view: an orthographic camera is what the network's weak perspective is, so the shape lies on its photo.
   function makeViewer(canvas) {
-    let renderer;
-    try {
-      renderer = new THREE.WebGLRenderer({ canvas, antialias: true, alpha: true });
-    } catch {
+    const trial = document.createElement("canvas");
+    if (!trial.getContext("webgl2") && !trial.getContext("webgl")) {
       const said = document.createElement("p");
       said.className = "note";
       said.textContent = "No 3D view: this browser gives no WebGL.";
       canvas.closest("figure").replaceChildren(said);
       return null;
     }
+    const renderer = new THREE.WebGLRenderer({ canvas, antialias: true, alpha: true });
     const half = data.half, far = 6;
     const camera = new THREE.OrthographicCamera(-half, half, half, -half, 0.1, 4 * far);
     const scene = new THREE.Scene();

@@ -22,6 +22,10 @@ import pytest
 from PIL import Image
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+PROGRAM = next(filter(None, map(shutil.which, NAMES)), None)
+needs_chromium = pytest.mark.skipif(
+    PROGRAM is None, reason=f"needs a Chromium: none of {', '.join(NAMES)} is installed"
+)
 # WebGL without a graphics card. A sandbox needs rights that containers lack; the pages are our own.
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--use-gl=angle", "--use-angle=swiftshader",
@@ -34,14 +38,11 @@ KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Tab"
 
 @contextlib.contextmanager
 def chromium(folder: Path) -> Iterator[Browser]:
-    """A browser whose profile and downloads lie in `folder`; the test is skipped where there is none."""
-    program = next(filter(None, map(shutil.which, NAMES)), None)
-    if program is None:
-        pytest.skip(f"needs a Chromium: none of {', '.join(NAMES)} is installed")
+    """A browser whose profile and downloads lie in `folder`."""
     profile = folder / "profile"
     with (folder / "chromium.log").open("wb") as log:
         process = subprocess.Popen(
-            [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"], stdout=log, stderr=log,
+            [str(PROGRAM), *FLAGS, f"--user-data-dir={profile}", "about:blank"], stdout=log, stderr=log,
             start_new_session=True,
         )  # fmt: skip
     try:

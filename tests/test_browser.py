@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
-from browser import Browser, chromium
+from browser import Browser, chromium, needs_chromium
 from tiny import TOP_N
 
 from models.template import Template
@@ -17,6 +17,8 @@ from pipelines.report_mesh import part_colors
 from pipelines.report_shapes import spread_of_shapes
 from pipelines.run_record import open_run
 from tables import Lake
+
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
