@@ -39,6 +39,7 @@ class ACSMOutput(NamedTuple):
         vertices: [B,H,V,3] posed template in the image frame, z away from the viewer; V is 0 if not asked for.
         prob: [B,H] probability of each hypothesis.
         surface: what the map head says, None for a network without one.
+        hypothesis: of `best` alone, [B]: which of the network's hypotheses each is.
     """
 
     camera: torch.Tensor
@@ -47,6 +48,7 @@ class ACSMOutput(NamedTuple):
     vertices: torch.Tensor
     prob: torch.Tensor
     surface: Surface | None = None
+    hypothesis: torch.Tensor | None = None
 
     def best(self) -> ACSMOutput:
         """The most probable hypothesis alone, H = 1."""
@@ -58,7 +60,7 @@ class ACSMOutput(NamedTuple):
 
         surface = self.surface and self.surface._replace(points=chosen(self.surface.points))
         camera, angles, keypoints, vertices, prob = (chosen(field) for field in self[:5])
-        return ACSMOutput(camera, angles, keypoints, vertices, prob, surface)
+        return ACSMOutput(camera, angles, keypoints, vertices, prob, surface, index)
 
 
 class ACSM(nn.Module):
@@ -200,9 +202,14 @@ class ACSM(nn.Module):
         """Corners [...,3] and weights [...,3] of the template's points at unit directions [...,3] of its sphere."""
         return surface_points(directions, self.sphere, self.sphere_faces, self.sphere_table)  # type: ignore[arg-type]
 
-    def pose(self, angles: torch.Tensor) -> torch.Tensor:
-        """Part angles [...,P] -> rigid part transforms [...,P,3,4]."""
-        axes = nn.functional.normalize(self.axes, dim=-1)
+    def pose(self, angles: torch.Tensor, hypothesis: int | None = None) -> torch.Tensor:
+        """Part angles [...,P] -> rigid part transforms [...,P,3,4].
+
+        Args:
+            hypothesis: whose angles they are, where each has axes of its own (several of animals3d's); None: [...,H,P].
+        """
+        axes = self.axes if hypothesis is None or self.axes.ndim == 2 else self.axes[hypothesis]
+        axes = nn.functional.normalize(axes, dim=-1)
         root_first = self.heads is not None
         return part_transforms(axes, angles, self.pivots, self.template.parents, root_first)  # type: ignore[arg-type]
 

@@ -134,7 +134,8 @@ def write_meshes(record: RunRecord, number: int, top: int, folder: str) -> list[
     for name in names:
         image = decode_crops([held[name]["crop"]], stored_pixels(net.config["image_size"]))
         target = os.path.join(folder, f"{ranks[name]:05d}-{name}.glb")
-        write_posed(target, net, predict_acsm(net, image).angles[0, 0])
+        out = predict_acsm(net, image)
+        write_posed(target, net, out.angles[0, 0], hypothesis=int(out.hypothesis[0]))
         paths.append(target)
     return paths
 

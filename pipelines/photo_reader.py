@@ -31,7 +31,8 @@ class Animal(NamedTuple):
         window: x0, y0, side in photo pixels of what the 3D net saw; its frame [-1, 1] spans it.
         keypoints: [K, 3] photo pixels and confidence by the 2D net; None without one.
         keypoints_3d: [K, 2] photo pixels, the posed template's.
-        camera: [7] weak perspective in the window's frame; prob: of this camera among the net's hypotheses.
+        camera: [7] weak perspective in the window's frame; prob: of this camera among the net's
+            hypotheses; hypothesis: which of them it is.
         angles: [P] radians.
         vertices: [V, 3] the posed template in the window's frame: x right, y down, z away.
     """
@@ -44,6 +45,7 @@ class Animal(NamedTuple):
     keypoints_3d: np.ndarray
     camera: torch.Tensor
     prob: float
+    hypothesis: int
     angles: torch.Tensor
     vertices: np.ndarray
 
@@ -151,7 +153,8 @@ class PhotoReader:
         return [
             {
                 "window": windows[i], "keypoints": joints[i], "keypoints_3d": reprojected[i], "camera": camera[i],
-                "prob": float(prob[i]), "angles": angles[i], "vertices": vertices[i].numpy(),
+                "prob": float(prob[i]), "hypothesis": int(out.hypothesis[i]), "angles": angles[i],
+                "vertices": vertices[i].numpy(),
             }
             for i in range(len(crops))
         ]  # fmt: skip

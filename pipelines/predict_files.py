@@ -58,7 +58,7 @@ def write_photo(folder: str, name: str, seen: Seen, net: Any, made_by: Mapping[s
     described["animals"] = []
     for number, animal in enumerate(seen.animals, 1):
         mesh = f"{name}-{number}.glb"
-        write_posed(os.path.join(folder, mesh), net, animal.angles, animal.camera)
+        write_posed(os.path.join(folder, mesh), net, animal.angles, animal.camera, animal.hypothesis)
         described["animals"].append({**to_json(animal, net.template.parts), "mesh": mesh})
     described["networks"] = dict(made_by)
     write_atomically(os.path.join(folder, f"{name}.json"), (json.dumps(described, indent=1) + "\n").encode())

@@ -14,9 +14,11 @@ from models.acsm import ACSM, ACSMOutput
 from models.articulation import part_transforms
 from models.camera import quat_to_matrix
 from models.checkpoint import checkpoint_bytes, load_checkpoint, weights_digest
+from models.gltf import read_glb
 from models.heatmap import Detector, PoseNet
 from models.losses import keypoint_loss
 from models.template import Template
+from pipelines.posed_mesh import write_posed
 from tables import QUADRUPED, InputError
 
 
@@ -233,6 +235,26 @@ def test_animals3d_mode_trains_keeps_its_order_and_its_checkpoint(hypotheses: in
 def write(path: Path, data: bytes) -> str:
     path.write_bytes(data)
     return str(path)
+
+
+def test_the_mesh_of_animals3ds_best_hypothesis_turns_about_its_own_axes(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    net = ACSM(TEMPLATE, 3, width=8, image_size=64, features=32, compat="animals3d").eval()
+    with torch.no_grad():
+        net.heads.angle.bias.normal_()  # type: ignore[union-attr]
+        net.axes.normal_()
+        out = net(torch.randn(4, 3, 64, 64))
+    best = out.best()
+    assert best.hypothesis is not None
+    assert best.hypothesis.tolist() == out.prob.argmax(1).tolist()
+    for camera, angles, vertices, h in zip(
+        best.camera[:, 0], best.angles[:, 0], best.vertices[:, 0], best.hypothesis.tolist(), strict=True
+    ):
+        write_posed(str(tmp_path / "a.glb"), net, angles, camera, h)
+        drawn = read_glb(str(tmp_path / "a.glb")).vertices
+        np.testing.assert_allclose(drawn, vertices.numpy() * (1, -1, -1), atol=1e-5)
+    write_posed(str(tmp_path / "b.glb"), net, angles, camera, (h + 1) % 3)
+    assert np.abs(read_glb(str(tmp_path / "b.glb")).vertices - drawn).max() > 1e-3
 
 
 def test_checkpoint_round_trip_with_template(tmp_path: Path) -> None:
