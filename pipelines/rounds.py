@@ -122,7 +122,7 @@ class Loop:
         settings = {k: v for k, v in c["train"][name].items() if k != "start"}
         kind = "pose" if name == "aux" else name
         former = self.rounds[-1]["model"] if self.rounds else None
-        job = {"kind": kind, "lake": self.lake.uri, "category": self.category, "seed": c["seed"]}
+        job = {"kind": kind, "name": name, "lake": self.lake.uri, "category": self.category, "seed": c["seed"]}
         job |= {"run": c["run"], "round": round}
         job |= start_keys(c["train"], name, self.nets.get("pose", {}).get("model"), former)
         lineage = {t: made[t] for t in TABLES if t in made} if made else {}

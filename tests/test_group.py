@@ -113,10 +113,10 @@ def test_the_parts_of_a_loss_are_those_of_the_whole_batch(
 
 @pytest.mark.ray
 def test_a_training_that_diverges_is_refused_and_not_tried_again(pair: TrainGroup, tmp_path: Path) -> None:
-    job = jobs(lake_in(tmp_path))["pose"]
+    job = jobs(lake_in(tmp_path))["pose"] | {"name": "aux"}
     job["settings"]["plan"] |= {"lr": 1e9, "clip": 0.0}
     before, notes = training_workers(), list[Note]()
-    with pytest.raises(InputError, match=r"^train\.pose\.plan\.lr=1000000000\.0: the loss is (nan|inf) at step \d+"):
+    with pytest.raises(InputError, match=r"^train\.aux\.plan\.lr=1000000000\.0: the loss is (nan|inf) at step \d+"):
         pair.run(job, notes.append)
     assert training_workers() == before  # the group was not started again
     steps = [n.step for n in notes]

@@ -31,7 +31,7 @@ def train_command(cfg: Any, name: str, **extra: Any) -> dict[str, Any]:
     starts = start_keys(cfg.train, name)
     settings.pop("start")
     kind = "pose" if name == "aux" else name
-    job: dict[str, Any] = {"kind": kind, "lake": lake.uri, "category": cfg.category, "settings": settings}
+    job: dict[str, Any] = {"kind": kind, "name": name, "lake": lake.uri, "category": cfg.category, "settings": settings}
     job |= {"seed": int(cfg.seed), **starts, **extra}
     mlflow: Any = OmegaConf.to_container(cfg.mlflow, resolve=True)
     tracker = open_tracker(mlflow, lake, cfg.category, goes_on=False)

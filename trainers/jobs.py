@@ -44,7 +44,8 @@ def run_job(
             config with `image_size`), `seed`, and where the weights start (`trainers.start`): `start_from` (path of a
             network of ours, or None), `imagenet` (path or URL of torchvision's weights); for acsm also `template`
             (path) and `pseudo` (identity and slot of a round's `instances`, `pseudo_labels` and `selections`, or
-            None). What else it holds, such as `run` and `round`, is noted with the weights and changes nothing.
+            None). `name` is the section of `settings`, where it is not the kind's (`aux` is a pose net). What else it
+            holds, such as `run` and `round`, is noted with the weights and changes nothing.
         tell: called now and then by the first worker; all or none of the workers must give one.
 
     Returns:
@@ -95,7 +96,9 @@ def run_job(
     try:
         model = fit(task, plan, (lake.files, f"{folder}/checkpoint.pt"), rank, world, device, on_step)
     except FloatingPointError as error:  # on every worker at the same step; another attempt would end there too
-        raise InputError(f"train.{job['kind']}.plan.lr", plan.lr, f"{error}: give a lower one") from error
+        raise InputError(
+            f"train.{job.get('name', job['kind'])}.plan.lr", plan.lr, f"{error}: give a lower one"
+        ) from error
     metrics = _evaluate(job, lake, model, rank, world)
     known = {
         "model": path, "model_id": model_id, "kind": job["kind"], "metrics": metrics, "items": items, "job": dict(job),
