@@ -10,12 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from documented import ROOT, pieces
-from omegaconf import OmegaConf
+from documented import ROOT, call, ours, pieces
 from test_export import submitted
 from tiny import shared_lake
 
-from pipelines.ingest import READERS
 from tables import Lake
 
 TYPED = [p.text for p in pieces("docs/exports.md") if p.language == "sh"]
@@ -58,16 +56,17 @@ def test_the_python_of_the_page(work: Path) -> None:
     run(work, "-c", f"{newest}\nassert len(rows) == {two // 2} and set(rows['round']) == {{2}}, rows\n")
 
 
-def test_what_comes_back_can_be_ingested(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.ray
+@pytest.mark.slow
+def test_what_comes_back_is_ingested(work: Path, ray_local: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(work)
     shutil.copy("for_cvat/annotations/person_keypoints_default.json", ".")  # as if CVAT had written it
     tasks = json.loads(Path("for_label_studio/tasks.json").read_text())
     Path("project.json").write_text(json.dumps(submitted(tasks)))
-    settings = OmegaConf.load(ROOT / "conf" / "ingest.yaml")
-    commands = [line.split()[3:] for line in TYPED if "pipelines.ingest" in line]
-    assert len(commands) == 3
-    OmegaConf.set_struct(settings, True)
-    for arguments in commands:
-        source = OmegaConf.merge(settings, OmegaConf.from_dotlist(arguments)).source
-        photos = READERS[source.format](source.path, source.images, "quadruped")
-        assert [len(photo["animals"]) for photo in photos] == [1] * 6
+    lake, commands = Lake("lake"), [words for line in TYPED for words in ours(line) if words[0] == "ingest"]
+    before = len(lake.datasets("labels", "quadruped"))
+    for words in commands:
+        call(words)
+        newest = max(lake.datasets("labels", "quadruped"), key=lambda d: (d.finished() or {})["finished_at"])
+        assert len(newest.read(["instance_id"])) == 6, words
+    assert len(lake.datasets("labels", "quadruped")) == before + len(commands) == before + 3
