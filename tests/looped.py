@@ -61,4 +61,4 @@ def undisturbed() -> tuple[Path, str]:
     """Folder of a run that nobody disturbed, and what it printed."""
     folder = tempfile.TemporaryDirectory(prefix="wildshape-loop-")
     atexit.register(folder.cleanup)
-    return Path(folder.name), finish(Path(folder.name))
+    return Path(folder.name), finish(Path(folder.name), "log=file")

@@ -69,6 +69,14 @@ def test_the_loop_measures_every_round(undisturbed: tuple[Path, str]) -> None:
     page = folder / "lake" / "runs" / "tiny" / "report.html"
     assert "<html" in page.read_text(encoding="utf-8")[:500].lower()
     assert sorted(p.name for p in folder.iterdir()) == ["lake"]
+    # Each line of its log says where it belongs, those of actors too.
+    lines = [json.loads(line) for line in (folder / "lake/runs/tiny/log.jsonl").read_text().splitlines()]
+    assert (lines[0]["message"], lines[-1]["message"]) == ("command begins", "command ended")
+    assert {(x["run"], x["command"]) for x in lines} == {("tiny", "selftrain")}
+    stages = {x["stage"] for x in lines}
+    assert {"crawl", "detect", "train pose", "train acsm round 0", "keypoints round 1", "select round 2"} <= stages
+    tables = {x["stage"].split("/")[0] for x in lines if x["unit"] and x["message"] == "unit ended"}
+    assert tables >= {"labels", "photos", "instances", "pseudo_labels"}
 
 
 @pytest.mark.ray
