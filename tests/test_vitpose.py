@@ -20,6 +20,8 @@ from pipelines.keypoint_worker import KeypointWorker
 from pipelines.keypoints import plan_infer
 from pipelines.model_files import check_model
 from tables import QUADRUPED, InputError, to_numpy
+from trainers.data import load_labelled
+from trainers.evaluate import evaluate_pose
 
 LIBRARY = "needs the extra: pip install 'wildshape[hf]'"
 AP_10K = (
@@ -143,3 +145,6 @@ def test_pseudo_labels_by_it(folders: dict[str, str], tmp_path: Path) -> None:
     assert (joints[:, UNKNOWN, 2] == 0).all()
     assert set(rows["model_pose"].to_pylist()) == {weights_digest(folders["plus"])}
     assert np.isfinite(to_numpy(rows["heatmap_3d"], 16)).all()
+    net: Any = load_checkpoint(folders["plus"])
+    worth = evaluate_pose(net, load_labelled(lake, CATEGORY, "test", 48), 48)
+    assert 0 <= worth["auc_06_10"] <= 100
