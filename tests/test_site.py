@@ -6,13 +6,19 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from threading import Thread
 from types import ModuleType
 
 import pytest
 import yaml
+from browser import chromium
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from tiny import shared_lake
@@ -60,6 +66,46 @@ def test_no_page_asks_the_network(site: Path) -> None:
     assert not [url for url in loaded if re.match(r"(?:\w+:)?//", url)]
     for sheet in site.rglob("*.css"):
         assert not re.search(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", sheet.read_text(encoding="utf-8")), sheet
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of a folder on this machine: a search needs a server, the pages alone would open from disk."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_pages_in_a_browser(site: Path, tmp_path: Path) -> None:
+    """Wide and narrow, light and dark: nothing goes wrong, nobody else is asked, nothing sticks out."""
+    blank = tmp_path / "blank.html"
+    blank.write_text("<title>blank</title>")
+    with chromium(tmp_path) as browser, served(site) as address:
+        for name, width, dark in (
+            ("index.html", 1280, False), ("concepts.html", 420, True), ("configuration.html", 420, False),
+            ("method.html", 420, False), ("api.html", 1280, True),
+        ):  # fmt: skip
+            browser.open(blank, width, 900, dark)  # sizes and colours are the browser's, whatever it shows
+            browser.call("Page.navigate", url=f"{address}/{name}")
+            browser.wait("document.title != 'blank' && document.readyState == 'complete'")
+            browser.wait("[...document.images].every(i => i.complete)")
+            browser.settle()
+            assert browser.js("document.documentElement.scrollWidth - innerWidth") <= 0, name
+            assert browser.js("[...document.images].every(i => i.naturalWidth > 0)"), name
+            scheme = browser.js("document.body.getAttribute('data-md-color-scheme')")
+            assert scheme == ("slate" if dark else "default"), name
+        assert browser.errors == []
+        assert not [url for url in browser.requests if not url.startswith((address, blank.as_uri()))]
 
 
 def generator() -> ModuleType:

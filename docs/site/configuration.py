@@ -143,7 +143,9 @@ def _table(sources: list[str], name: str, options: list[str] | None = None, pack
         return ""
     heads = ["key", *(options if options and len(options) > 1 else ["default"]), "meaning"]
     head = "".join(f"<th>{h}</th>" for h in heads)
-    return f'<table class="conf"><thead><tr>{head}</tr></thead><tbody>\n' + "\n".join(rows) + "\n</tbody></table>"
+    body = "\n".join(rows)
+    table = f'<table class="conf"><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>'
+    return f'<div class="conf">{table}</div>'
 
 
 def _code(value: str) -> str:
