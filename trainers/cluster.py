@@ -46,6 +46,9 @@ def check_resources(resources: Any) -> None:
         raise InputError(f"resources.{name}", values.get(name, "null"), fix)
     for name, (kind, least, most) in _BOUNDS.items():
         value = values[name]
+        if name == "train.workers" and isinstance(value, list):
+            _check_range(value, values)
+            continue
         right = type(value) is int or (type(value) is float and kind is _NUMBER)
         if not right or not least <= value <= most:
             raise InputError(f"resources.{name}", value, f"must be {kind} between {least} and {most}")
@@ -54,6 +57,18 @@ def check_resources(resources: Any) -> None:
     address = values["address"]
     if address is not None and not (isinstance(address, str) and _ADDRESS.fullmatch(address)):
         raise InputError("resources.address", address, "use null for a local Ray, auto or host:port for a cluster")
+
+
+def _check_range(workers: list[Any], values: Mapping[str, Any]) -> None:
+    """Refuse a least and a most number of training workers that are none, or that Ray would count wrongly."""
+    if len(workers) != 2 or any(type(n) is not int for n in workers) or not 1 <= workers[0] <= workers[1] <= _MOST:
+        fix = f"must be a whole number between 1 and {_MOST}, or a list of the least and the most"
+        raise InputError("resources.train.workers", workers, fix)
+    # How many fit into what a node has, Ray tells by dividing floats: 0.03 CPUs hold two workers of 0.01.
+    for name in ("train.cpus", "train.gpus"):
+        if values[name] * 16 % 1:
+            fix = "must be whole sixteenths where resources.train.workers is a list, say 0.0625 or 1"
+            raise InputError(f"resources.{name}", values[name], fix)
 
 
 def _flat(name: str, section: Any) -> dict[str, Any]:

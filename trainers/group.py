@@ -121,6 +121,9 @@ class TrainGroup:
         os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
         logging.getLogger("ray.train").setLevel(logging.ERROR)
         train = self.train
+        # A least and a most number: Ray Train starts with what there is, goes on with fewer where a node leaves for
+        # good, and looks every minute whether more would fit.
+        workers: Any = train.workers if isinstance(train.workers, int) else tuple(train.workers)
         per_worker: dict[str, float] = {"CPU": train.cpus}
         if train.gpus:
             per_worker["GPU"] = train.gpus
@@ -129,7 +132,7 @@ class TrainGroup:
                 _serve,
                 train_loop_config={"mailbox": self.mailbox, "threads": int(train.threads)},
                 scaling_config=ray.train.ScalingConfig(
-                    num_workers=int(train.workers), use_gpu=bool(train.gpus), resources_per_worker=per_worker
+                    num_workers=workers, use_gpu=bool(train.gpus), resources_per_worker=per_worker
                 ),
                 run_config=ray.train.RunConfig(
                     name=f"group-{uuid.uuid4().hex[:8]}",
