@@ -24,6 +24,7 @@ export RAY_AUTH_MODE=token
 RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
 export RAY_AUTH_TOKEN
 export RAY_USAGE_STATS_ENABLED=0
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # srun does not take it from the job by itself
 
 started=()
 finish() { # the nodes' Ray ends with its srun, and with it what it has started

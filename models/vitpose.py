@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn.functional import grid_sample, pad
 
@@ -104,9 +105,13 @@ def load(path: str) -> ViTPose:
         fix = f"needs transformers ({error}); install it: pip install 'wildshape[hf]'"
         raise InputError("checkpoint", path, fix) from error
     try:
-        net = transformers.VitPoseForPoseEstimation.from_pretrained(path.removeprefix(PREFIX))
+        folder = path.removeprefix(PREFIX)
+        loaded: Any = transformers.VitPoseForPoseEstimation.from_pretrained(folder, output_loading_info=True)
+        net, info = loaded
+        if info["missing_keys"]:  # transformers would draw them at random
+            raise ValueError(f"it lacks weights: {', '.join(sorted(info['missing_keys'])[:3])}")
         made = ViTPose(net)
-    except (OSError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, AttributeError, KeyError, SafetensorError) as error:
         reason = str(error).split("\n", 1)[0]
         fix = f"is no ViTPose of an animal that transformers can load ({reason})"
         raise InputError("checkpoint", path, fix) from error

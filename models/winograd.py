@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 CHANNELS, TILES = 128, 48  # from so many of both on it is faster than `conv2d` (benchmarks/acsm_cpu.py)
@@ -64,9 +65,11 @@ class _Winograd(torch.autograd.Function):
         ctx.save_for_backward(u, v)
         ctx.shape = x.shape
         y = y.view(4, 4, b, height // 4, width // 4, o).permute(2, 3, 0, 4, 1, 5)
-        return y.reshape(b, height, width, o).permute(0, 3, 1, 2)
+        y = y.reshape(b, height, width, o).permute(0, 3, 1, 2)
+        return y.contiguous(memory_format=torch.channels_last)  # of single tiles the reshape is a view
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         u, v = ctx.saved_tensors
         (b, c, height, width), o = ctx.shape, u.shape[1]

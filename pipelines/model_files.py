@@ -29,7 +29,10 @@ def pick_model(lake: Lake, kind: str, category: str, given: str | None, argument
     """
     if given:
         check_model(given, kind, argument)
-        return os.path.abspath(given) if os.path.exists(given) else given  # actors may have another working directory
+        # Actors may have another working directory.
+        prefix = "hf:" if given.startswith("hf:") else ""
+        path = given.removeprefix(prefix)
+        return prefix + os.path.abspath(path) if os.path.exists(path) else given
     for model in newest_models(lake, kind, category):
         if model["model"] != skip:
             return model["model"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+import pyarrow as pa
 
 from tables import InputError, Lake
 from trainers.app import command
@@ -52,26 +55,33 @@ def write_report(lake: Lake, category: str, run: str, crops: int = CROPS) -> str
     from pipelines.report_three import three_js
     from pipelines.run_record import open_run
 
+    def said(make: Callable[..., str], *given: Any) -> str:
+        """A section, or why it cannot be made: a lake that is damaged in one place has a report of the others."""
+        try:
+            return make(*given)
+        except (InputError, OSError, pa.ArrowException, LookupError, TypeError, ValueError) as error:
+            return page.note(f"This part cannot be made ({type(error).__name__}: {str(error)[:300]}).")
+
     record = open_run(lake, run, category)
     counts, ends = counted(record)
     model, split = record.model_path(record.best), compared(record)
     template = find_template(record, model)
-    shapes = shapes_html(lake, record.category, model, split)
+    shapes = said(shapes_html, lake, record.category, model, split)
     sections = (
-        ("rounds", "AUC by round", "", results(record)),
+        ("rounds", "AUC by round", "", said(results, record)),
         (
             "runs", "Runs of this lake", "Recipes are told by the settings in which they differ from this run; runs "
             "that differ in their seed alone are one recipe (mean &plusmn; standard deviation).",
-            runs_html(record, split),
+            said(runs_html, record, split),
         ),
         ("crawl", "What the crawl gave", "What became of every web address.", crawl_html(ends, counts)),
         (
             "selections", "Kept and rejected", "Every round ranks all animals by its criterion and trains on the best.",
-            rounds_html(record),
+            said(rounds_html, record),
         ),
         (
             "browse", "Selection browser", "Animals that the rounds ranked, with the score that any criterion gives "
-            "them. Choose one to see it closer.", browser_html(record, crops),
+            "them. Choose one to see it closer.", said(browser_html, record, crops),
         ),
         (
             "shapes", "Shapes in 3D", f"The model of round {record.best} on labelled photos of the {split} split. The "
@@ -79,7 +89,7 @@ def write_report(lake: Lake, category: str, run: str, crops: int = CROPS) -> str
             "95&nbsp;% from the best), so none is picked by hand.", shapes,
         ),
         ("template", "The template", "", template_html(template) + picture_html(template)),
-        ("lineage", "Lineage", "", lineage_html(record)),
+        ("lineage", "Lineage", "", said(lineage_html, record)),
     )  # fmt: skip
     jumps = "".join(f'<a href="#{name}">{title}</a>' for name, title, _, _ in sections)
     body = headline(record, counts, TURNING if template else "") + f'<nav aria-label="sections">{jumps}</nav>'

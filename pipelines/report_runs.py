@@ -16,7 +16,7 @@ from pipelines.run_record import RunRecord, open_run
 from tables import Lake
 
 # Sections and keys that say where a run was made and how fast, and nothing about what it is.
-ELSEWHERE = {"run", "seed", "lake", "resources", "mlflow", "source.mirror"}
+ELSEWHERE = {"run", "seed", "lake", "resources", "mlflow", "log", "fetch", "source.mirror"}
 DRAWN = 5  # recipes in the chart beside this run's, the best on validation first
 NAMED = 3  # settings by which a recipe is told, of those it differs in, and runs in the chart
 STYLES = ((WARM, "-"), (SOFT, "-"), (WARM, (0, (4, 2))), (SOFT, (0, (4, 2))), (INK, (0, (1.5, 1.5))))
@@ -48,7 +48,7 @@ def recipes(record: RunRecord) -> list[Recipe]:
     """This run's recipe, then the others of its category in its lake, best on validation first."""
     lake: Lake = record.lake
     names = [n for n in lake.files.names("runs") if n != record.name and lake.files.names(f"runs/{n}")]
-    others = [r for r in (open_run(lake, n, record.category) for n in names) if r.metrics]
+    others = [r for r in (open_run(lake, n, record.category) for n in names) if r.metrics and _readable(r)]
     found: list[list[RunRecord]] = []
     for run in (record, *(r for r in others if r.category == record.category)):
         same = next((runs for runs in found if not differences(runs[0], run)), None)
@@ -57,7 +57,18 @@ def recipes(record: RunRecord) -> list[Recipe]:
         elif all(run.config.get("seed") != r.config.get("seed") for r in same):
             same.append(run)
     own, *rest = (Recipe(_told(differences(record, runs[0])), tuple(runs)) for runs in found)
-    return [own, *sorted(rest, key=lambda r: -np.nan_to_num(np.mean(r.chosen("val") or [0.0]), nan=0.0))]
+    return [own, *sorted(rest, key=_on_validation, reverse=True)]
+
+
+def _readable(run: RunRecord) -> bool:
+    """Whether another run's metrics are what we write: one that is damaged or of another version is left out."""
+    return all({"round", "split"} <= m.keys() and m.get("auc_06_10") is not None for m in run.metrics)
+
+
+def _on_validation(recipe: Recipe) -> float:
+    aucs = recipe.chosen("val")
+    aucs = aucs[np.isfinite(aucs)]
+    return float(aucs.mean()) if len(aucs) else 0.0
 
 
 def runs_html(record: RunRecord, split: str | None) -> str:

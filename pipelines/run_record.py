@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -123,9 +122,11 @@ def open_run(lake: Lake, run: str, category: str | None = None) -> RunRecord:
 
     def known(name: str, empty: Any) -> Any:
         try:
-            return lake.files.read_json(f"{folder}/{name}") or empty
-        except json.JSONDecodeError:
+            found = lake.files.read_json(f"{folder}/{name}")
+        except ValueError:
             return empty
+        rows = found if isinstance(found, list) else []
+        return found if type(found) is type(empty) and all(isinstance(r, dict) for r in rows) else empty
 
     summary = known("run.json", {})
     named = summary.get("category") or (config.get("category") if isinstance(config, dict) else None) or category

@@ -24,6 +24,8 @@ INPUT = {"instances": "photos", "pseudo_labels": "instances", "selections": "pse
 
 @command("status")
 def main(cfg: Any) -> None:
+    if not isinstance(cfg.json, bool):
+        raise InputError("json", cfg.json, "use true or false")
     found = survey(Lake(cfg.lake), cfg.category)
     if cfg.json:
         sys.stdout.write(json.dumps(found, indent=1, allow_nan=False) + "\n")

@@ -103,7 +103,8 @@ class Files:
     def __init__(self, uri: str) -> None:
         if uri.startswith("file://"):
             uri = unquote(urlsplit(uri).path)
-        self.uri = uri.rstrip("/") if "://" in uri else os.path.abspath(uri)
+        scheme, remote, rest = uri.partition("://")
+        self.uri = f"{scheme}://{rest.rstrip('/')}" if remote else os.path.abspath(uri)
 
     @property
     def is_local(self) -> bool:
@@ -111,13 +112,15 @@ class Files:
 
     def fault(self) -> str | None:
         """What is wrong with the URI itself, for a person; nothing is opened."""
-        scheme, query = self.uri.partition("://")[0], "?" in self.uri
+        scheme, _, rest = self.uri.partition("://")
         if self.is_local:
             there = os.path.exists(self.uri) and not os.path.isdir(self.uri)
             return "is a file: name a folder" if there else None
         if scheme not in SCHEMES:
             return f"no filesystem of that name: use a folder or one of {', '.join(SCHEMES)}"
-        if query or (scheme == "s3" and "@" in self.uri):
+        if not rest.strip("/") or "#" in rest:
+            return "name a bucket, and a folder in it without #"
+        if "?" in rest or (scheme == "s3" and "@" in rest):
             return "name bucket and folder alone; the rest goes into AWS_ENDPOINT_URL, AWS_REGION and AWS credentials"
         return None
 
@@ -175,7 +178,7 @@ class Files:
         try:
             with self.fs.open_input_stream(self.full(path)) as f:
                 return f.read()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # the latter: a stray file where a folder is expected
             return None
 
     def write_json(self, path: str, value: Any) -> None:
@@ -190,6 +193,7 @@ class Files:
         return self.fs.get_file_info(self.full(path)).type != pafs.FileType.NotFound
 
     def names(self, path: str, suffix: str = "") -> list[str]:
-        """Sorted base names in a folder; empty if there is no such folder."""
+        """Sorted base names in a folder, without hidden ones (`.nfs...`, `.DS_Store`); empty if it is not there."""
         infos = self.fs.get_file_info(pafs.FileSelector(self.full(path), allow_not_found=True))
-        return sorted(i.base_name for i in infos if i.base_name.endswith(suffix) and not i.base_name.endswith(".tmp"))
+        names = (i.base_name for i in infos)
+        return sorted(n for n in names if n.endswith(suffix) and not n.endswith(".tmp") and not n.startswith("."))

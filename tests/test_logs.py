@@ -99,6 +99,16 @@ def test_json_goes_to_the_error_stream_and_text_is_warnings_alone(capsys: pytest
     assert not logs.ids()
 
 
+def test_what_does_not_fit_costs_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's own raises what ours must not
+    with logs.logging_to("json", "crawl", None, None):
+        logging.getLogger("third.party").warning("value %d", "a")
+        logs.event(logging.getLogger("pipelines.x"), "odd", value=float("nan"), time="mine", rate=2.0)
+    said = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
+    assert [(line["message"], line["value"], line["rate"]) for line in said] == [("odd", None, 2.0)]
+    assert said[0]["time"] != "mine"
+
+
 def test_where_the_file_lies(tmp_path: Path) -> None:
     lake = str(tmp_path)
     assert logs.log_folder("selftrain", "deer", f"file://{lake}") == f"{lake}/runs/deer"

@@ -165,6 +165,15 @@ def test_runs_of_one_recipe_are_one_line_with_its_spread(copy: Lake) -> None:
     own, other = recipes(open_run(copy, "default"))
     assert [r.name for r in own.runs] == ["default", "second"]
     assert (own.label, other.label) == ("", "criterion=random")
+    shutil.copytree(f"{copy.uri}/runs/chance", f"{copy.uri}/runs/chance2")
+    config |= {"run": "chance2", "seed": 5, "criterion": "random", "log": "json"}
+    copy.files.write("runs/chance2/config.yaml", yaml.safe_dump(config).encode())
+    assert [r.name for r in recipes(open_run(copy, "default"))[1].runs] == ["chance", "chance2"]
+    for damage in ([{**r, "auc_06_10": None} for r in rows], {"rows": rows}, [1]):  # what is no run of ours is no line
+        copy.files.write_json("runs/chance2/metrics.json", damage)
+        assert [r.name for r in recipes(open_run(copy, "default"))[1].runs] == ["chance"]
+    copy.files.write_json("runs/chance2/metrics.json", [r for r in rows if r["split"] != "val"])
+    assert len(recipes(open_run(copy, "default"))) == 2
     first = next(r["auc_06_10"] for r in rows if (r["round"], r["split"]) == (0, "test"))
     np.testing.assert_allclose(own.aucs("test")[0], [first, first + 2])
     html = runs_html(open_run(copy, "default"), "test")

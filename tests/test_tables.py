@@ -324,6 +324,19 @@ def test_a_lake_on_an_object_store(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     memory.rm("/bucket", recursive=True)
 
 
+def test_stray_files_and_fragments(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    made = lake.dataset("labels", "deer", {"from": "here"})
+    made.write("p", labels(["a"], [None]), schema("labels"))
+    made.finish("s")
+    for stray in (".nfs0001", "notes.txt"):  # what a network disk or a person leaves there
+        (tmp_path / "labels" / "category=deer" / stray).touch()
+    assert [d.fingerprint for d in lake.datasets("labels", "deer")] == [made.fingerprint]
+    for uri in ("s3://bucket/run #3/lake", "s3://", "gs:///"):
+        with pytest.raises(InputError, match="name a bucket"):
+            Lake(uri)
+
+
 def test_a_lake_travels_to_workers(tmp_path: Path) -> None:
     ds = dataset(tmp_path)
     ds.write("p", labels(["a"], [None]), schema("labels"))

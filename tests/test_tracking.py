@@ -108,7 +108,25 @@ def test_a_lake_that_was_moved_is_tracked_where_it_is(tmp_path: Path) -> None:
         "Default", "wildshape", f"wildshape of {tmp_path / 'old'}",
     }  # fmt: skip
     again = open_tracker(MLFLOW, Lake(str(tmp_path / "new")), "run")
-    assert again.experiment == tracker.experiment
+    assert (again.experiment, again.root) == (tracker.experiment, tracker.root)
+    (tmp_path / "link").symlink_to(tmp_path / "new")
+    linked = open_tracker(MLFLOW, Lake(str(tmp_path / "link")), "run")
+    assert (linked.experiment, linked.root) == (tracker.experiment, tracker.root)
+    for place, other in (("old", "new"), ("new", "old")) * 2:  # to and fro: each place has the experiment begun there
+        (tmp_path / other).rename(tmp_path / place)
+        there = open_tracker(MLFLOW, Lake(str(tmp_path / place)), "run")
+        assert (there.experiment == tracker.experiment) == (place == "new")
+
+
+def test_a_store_that_the_user_named_keeps_its_experiments_and_a_copied_lake_its_own_runs(tmp_path: Path) -> None:
+    named = {**MLFLOW, "uri": f"sqlite:///{tmp_path}/own.db"}
+    (tmp_path / "a").mkdir()
+    tracker = open_tracker(named, Lake(str(tmp_path / "a")), "run")
+    kept = tracker.client.create_experiment("bulk", artifact_location=str(tmp_path / "bulk" / "mlartifacts"))
+    assert open_tracker({**named, "experiment": "bulk"}, Lake(str(tmp_path / "a")), "other").experiment == kept
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert open_tracker(named, Lake(str(tmp_path / "a")), "run").root == tracker.root
+    assert open_tracker(named, Lake(str(tmp_path / "b")), "run").root != tracker.root
 
 
 def test_a_store_that_goes_away_ends_no_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

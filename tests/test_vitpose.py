@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save
 from tiny import CATEGORY, shared_lake
 from torch.nn.functional import grid_sample
 
@@ -18,8 +21,8 @@ from models.predictor import Predictor
 from models.vitpose import AP10K, cells_in_maps
 from pipelines.keypoint_worker import KeypointWorker
 from pipelines.keypoints import plan_infer
-from pipelines.model_files import check_model
-from tables import QUADRUPED, InputError, to_numpy
+from pipelines.model_files import check_model, pick_model
+from tables import QUADRUPED, InputError, Lake, to_numpy
 from trainers.data import load_labelled
 from trainers.evaluate import evaluate_pose
 
@@ -90,7 +93,12 @@ def test_joints_by_name_and_those_it_does_not_know(folders: dict[str, str]) -> N
 
 
 def test_other_networks_are_refused_in_one_line(folders: dict[str, str], tmp_path: Path) -> None:
+    for name, weights in (("headless", None), ("torn", b"no tensors")):
+        folder = shutil.copytree(folders["plain"].removeprefix("hf:"), tmp_path / name)
+        kept = {k: v for k, v in load_file(folder / "model.safetensors").items() if not k.startswith("head.")}
+        (folder / "model.safetensors").write_bytes(weights or save(kept, {"format": "pt"}))
     for path, why in (
+        (f"hf:{tmp_path / 'headless'}", "lacks weights: head"), (f"hf:{tmp_path / 'torn'}", "can load"),
         (folders["person"], "lacks the joints L_eye"), (f"hf:{tmp_path}", "cannot|can load"),
         (f"hf:{tmp_path / 'nowhere'}", "can load"),
     ):  # fmt: skip
@@ -98,6 +106,10 @@ def test_other_networks_are_refused_in_one_line(folders: dict[str, str], tmp_pat
             check_model(path, "pose", "pose")
         assert caught.value.argument == "pose"
         assert "\n" not in str(caught.value)
+    with pytest.MonkeyPatch.context() as patch:  # a relative folder is told whole: actors have another place
+        patch.chdir(os.path.dirname(folders["plus"].removeprefix("hf:")))
+        given = f"hf:{os.path.basename(folders['plus'])}"
+        assert pick_model(Lake(str(tmp_path)), "pose", "x", given, "pose") == folders["plus"]
     with pytest.raises(InputError, match="holds a ViTPose, not a ACSM"):
         check_model(folders["plus"], "acsm", "acsm")
 

@@ -14,7 +14,9 @@ def main(cfg: Any) -> None:
     from models.template import Template
     from trainers.command import train_command
 
-    template = Template.load(cfg.template or "")
+    if not cfg.template:
+        raise InputError("template", "null", "name the file that `wildshape template` made")
+    template = Template.load(cfg.template)
     check_start_from(cfg.train.acsm.start, cfg.start_from)
     if cfg.start_from is not None:
         from models.checkpoint import load_checkpoint

@@ -47,13 +47,14 @@ def check_resources(resources: Any) -> None:
     for name, (kind, least, most) in _BOUNDS.items():
         value = values[name]
         if name == "train.workers" and isinstance(value, list):
-            _check_range(value, values)
             continue
         right = type(value) is int or (type(value) is float and kind is _NUMBER)
         if not right or not least <= value <= most:
             raise InputError(f"resources.{name}", value, f"must be {kind} between {least} and {most}")
         if name.endswith("gpus") and value > 1 and value != int(value):
             raise InputError(f"resources.{name}", value, "above 1, must be whole: only one GPU can be shared")
+    if isinstance(values["train.workers"], list):
+        _check_range(values["train.workers"], values)
     address = values["address"]
     if address is not None and not (isinstance(address, str) and _ADDRESS.fullmatch(address)):
         raise InputError("resources.address", address, "use null for a local Ray, auto or host:port for a cluster")

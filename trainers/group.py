@@ -67,6 +67,7 @@ def _serve(config: dict[str, Any]) -> None:
     """The training function: every worker takes every job; they share a job's batches."""
     import ray
     import ray.train
+    import ray.train.collective
     import ray.train.torch
 
     from trainers.jobs import run_job, set_threads
@@ -77,7 +78,9 @@ def _serve(config: dict[str, Any]) -> None:
     device = str(ray.train.torch.get_device())
     mailbox = config["mailbox"]
 
-    number = ray.get(mailbox.open_job.remote())
+    # One number for all: a worker that asked later might be told of the next job already.
+    first: Any = ray.get(mailbox.open_job.remote()) if rank == 0 else None
+    number: int = first if world == 1 else ray.train.collective.broadcast_from_rank_zero(first)
     while (job := ray.get(mailbox.take.remote(number))) is not None:
         try:
             result: dict[str, Any] = {"done": run_job(job, rank, world, device, mailbox.note.remote)}

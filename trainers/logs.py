@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 import sys
@@ -21,7 +22,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
-from tables import InputError
+from tables import Files, InputError
 
 FORMS = ("text", "json", "file")
 _OURS = ("models", "pipelines", "sandbox", "selection", "tables", "trainers")
@@ -72,7 +73,7 @@ def logging_to(form: str, command: str, run: str | None, folder: str | None) -> 
         InputError: `file` without a folder.
     """
     if form == "file" and folder is None:
-        raise InputError("log", form, "there is no local lake to write it to: use json, on the error stream")
+        raise InputError("log", form, "this command writes to no local lake: use json, on the error stream")
     handlers: list[logging.Handler] = [_ErrorStream()]
     handlers[0].setFormatter(_Json() if form == "json" else _Text())
     handlers[0].setLevel(logging.INFO if form == "json" else logging.WARNING)
@@ -97,12 +98,13 @@ def logging_to(form: str, command: str, run: str | None, folder: str | None) -> 
 
 def log_folder(command: str, run: str | None, lake: str) -> str | None:
     """Where `log=file` writes: the run's folder for the loop, one beside it for other commands; None: not on a disk."""
-    path = str(lake).removeprefix("file://")
-    if "://" in path:
+    files = Files(str(lake))
+    if not files.is_local:
         return None
+    path = files.uri
     if command == "selftrain" and re.fullmatch(r"[\w-][\w.-]*", str(run)):
-        return os.path.abspath(os.path.join(path, "runs", str(run)))
-    return os.path.abspath(os.path.join(path, "logs", command))
+        return os.path.join(path, "runs", str(run))
+    return os.path.join(path, "logs", command)
 
 
 class Gathered(logging.Handler):
@@ -125,9 +127,13 @@ class Gathered(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         traceback = logging.Formatter().formatException(record.exc_info) if record.exc_info else None
+        try:
+            text = record.getMessage()
+        except (TypeError, ValueError):  # another library's message does not fit its arguments: no unit is lost for it
+            return self.handleError(record)
         self.lines.append({
             "name": record.name, "levelno": record.levelno, "levelname": record.levelname, "created": record.created,
-            "msg": record.getMessage(), "fields": getattr(record, "fields", {}), "exc_text": traceback, "ids": ids(),
+            "msg": text, "fields": getattr(record, "fields", {}), "exc_text": traceback, "ids": ids(),
         })  # fmt: skip
 
     def take(self) -> str:
@@ -168,8 +174,10 @@ class _Json(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             **{name: names.get(name) for name in ("run", "command", "start", "stage", "unit")},
-            "logger": record.name, "message": record.getMessage(), **getattr(record, "fields", {}),
+            "logger": record.name, "message": record.getMessage(),
         }  # fmt: skip
+        fields = getattr(record, "fields", {})
+        line |= {k: None if v != v or v in (math.inf, -math.inf) else v for k, v in fields.items() if k not in line}
         if text := record.exc_text or (self.formatException(record.exc_info) if record.exc_info else None):
             line["traceback"] = text
         return json.dumps(line, default=str)
@@ -188,7 +196,10 @@ class _ErrorStream(logging.Handler):
     """Writes to what `sys.stderr` is at that moment: a progress bar puts itself in its place."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(self.format(record) + "\n")
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+        except (OSError, TypeError, ValueError):  # a closed pipe, or a message that does not fit its arguments
+            self.handleError(record)
 
 
 class _File(logging.FileHandler):

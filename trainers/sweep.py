@@ -83,7 +83,8 @@ def sweep(cfg: Any, lake: Lake, run: Mapping[str, Any], points: Sequence[dict[st
         failed = [str(e) for e in results.errors]
         if failed:
             raise RuntimeError(f"{len(failed)} of {total} trials failed; first: {failed[0]}")
-        of = fingerprint({"job": {k: job[k] for k in ("settings", "seed")}, "from": fixed["names"]})
+        trained = {k: job[k] for k in ("settings", "seed")}
+        of = fingerprint({"job": trained, "from": fixed["names"], "rules": fixed["rules"]})
         rows = [{**row_of(results[i].metrics or {}), "of": of} for i in range(len(results))]
         rows = among(rows, lake.files.read_json(f"runs/{cfg.run}/tuned/trials.json") or [])
         _write(lake, cfg, rows, tracker)
@@ -233,7 +234,7 @@ def track(tracker: Tracker, parent: str, metrics: Mapping[str, Any]) -> None:
 
 def _write(lake: Lake, cfg: Any, rows: list[dict[str, Any]], tracker: Tracker) -> None:
     best, folder = rows[0], f"runs/{cfg.run}/tuned"
-    chosen = {k: best[k] for k in ("criterion", "top_n", "gate")}
+    chosen = {k: best[k] for k in ("criterion", "top_n", "gate")} | {k: cfg[k] for k in ("per_user", "per_view")}
     chosen |= {"train": {"acsm": {"label_share": best["label_share"]}}}
     head = f"# @package _global_\n# The best of {len(rows)} trials of run {cfg.run}: {METRIC} {best[METRIC]:.2f}.\n"
     command = f"python -m pipelines.selftrain --config-dir {lake.uri}/runs/{cfg.run} +tuned=best"

@@ -29,7 +29,7 @@ def open_tracker(mlflow: Mapping[str, Any], lake: Lake, run: str, goes_on: bool 
     # Beside a SQLite file; a server knows a place of its own.
     artifacts = f"{os.path.dirname(_sqlite_file(uri))}/mlartifacts" if _sqlite_file(uri) else None
     record = (lake.files, f"runs/{run}/mlflow.json") if goes_on else None
-    return Tracker(uri, artifacts, mlflow["experiment"], run, record)
+    return Tracker(uri, artifacts, mlflow["experiment"], run, record, own=not mlflow["uri"])
 
 
 def store_of(mlflow: Mapping[str, Any], lake: Lake) -> str:
@@ -60,7 +60,28 @@ def _elsewhere(location: str, artifacts: str | None) -> str:
     MLflow keeps one place for an experiment's artifacts for good: it would go on to write into the old lake.
     """
     lake, found, name = location.rpartition("/mlartifacts")
-    return lake if found and not name and artifacts and location != artifacts else ""
+    return lake if found and not name and artifacts and not _same(location, artifacts) else ""
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two paths, or two URIs of SQLite files, are one place."""
+    return os.path.realpath(_sqlite_file(one) or one) == os.path.realpath(_sqlite_file(other) or other)
+
+
+def _experiment(client: Any, name: str, artifacts: str | None, own: bool) -> str:
+    """Id of the experiment; in a lake's own store, one that was begun where the lake lay before goes by that place."""
+    found = client.get_experiment_by_name(name)
+    if found is not None and own and artifacts and (where := _elsewhere(found.artifact_location, artifacts)):
+        aside = f"{name} of {where}"
+        while client.get_experiment_by_name(aside) is not None:
+            aside += " (2)"
+        client.rename_experiment(found.experiment_id, aside)
+        found = client.get_experiment_by_name(f"{name} of {os.path.dirname(artifacts)}")  # the lake is back here
+        if found is not None:
+            client.rename_experiment(found.experiment_id, name)
+    if found is None:
+        return client.create_experiment(name, artifact_location=artifacts)
+    return found.experiment_id
 
 
 def check_store(uri: str) -> None:
@@ -91,13 +112,20 @@ class Tracker:
         uri: tracking URI; null in the config means `sqlite:///<lake>/mlflow.db`.
         experiment, run: their names.
         record: where the MLflow ids of this run are kept, so that a continued loop finds its runs; None: nowhere.
+        own: the store is the lake's and holds nothing else.
 
     Raises:
         InputError: the store cannot be opened.
     """
 
     def __init__(
-        self, uri: str, artifacts: str | None, experiment: str, run: str, record: tuple[Files, str] | None
+        self,
+        uri: str,
+        artifacts: str | None,
+        experiment: str,
+        run: str,
+        record: tuple[Files, str] | None,
+        own: bool = False,
     ) -> None:
         check_store(uri)
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -110,17 +138,12 @@ class Tracker:
         known = (record and record[0].read_json(record[1])) or {}
         try:
             self.client = MlflowClient(tracking_uri=uri)
-            found = self.client.get_experiment_by_name(experiment)
-            if found is not None and (where := _elsewhere(found.artifact_location, artifacts)):
-                self.client.rename_experiment(found.experiment_id, f"{experiment} of {where}")
-                found = None
-            if found is None:
-                self.experiment = self.client.create_experiment(experiment, artifact_location=artifacts)
-            else:
-                self.experiment = found.experiment_id
+            self.experiment = _experiment(self.client, experiment, artifacts, own)
         except MlflowException as error:
             raise InputError("mlflow.uri", uri, f"cannot open the tracking store ({error})") from error
-        self.ids: dict[str, str] = known["runs"] if known.get("uri") == uri else {}
+        # A lake that was copied has the ids of the original's runs.
+        here = record is not None and _same(known.get("lake", record[0].uri), record[0].uri)
+        self.ids: dict[str, str] = known["runs"] if here and _same(known.get("uri", ""), uri) else {}
         self.uri = uri
         self.root = self.open("", run, None)
 
@@ -147,7 +170,9 @@ class Tracker:
             run = self.client.create_run(self.experiment, run_name=name, tags=tags)
             self.ids[key] = run.info.run_id
             if self.record:
-                self.record[0].write_json(self.record[1], {"uri": self.uri, "runs": self.ids})
+                self.record[0].write_json(
+                    self.record[1], {"uri": self.uri, "lake": self.record[0].uri, "runs": self.ids}
+                )
         return self.ids[key]
 
     def stage(
