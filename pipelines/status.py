@@ -30,7 +30,7 @@ def main(cfg: Any) -> None:
     if cfg.json:
         sys.stdout.write(json.dumps(found, indent=1, allow_nan=False) + "\n")
     else:
-        show(found)
+        show(found, cfg.category)
     if found["damaged"]:
         sys.exit(Exit.LOST)
 
@@ -185,8 +185,8 @@ def _said(error: Exception) -> str:
     return f"cannot be read ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
 
 
-def show(found: Mapping[str, Any]) -> None:
-    """The survey as tables."""
+def show(found: Mapping[str, Any], category: str | None = None) -> None:
+    """The survey, of one category or all, as tables."""
     from rich.console import Console
     from rich.table import Table
 
@@ -194,7 +194,8 @@ def show(found: Mapping[str, Any]) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, width=200)  # a file has no edge to wrap at
     if not found["datasets"] and not found["runs"] and not found["damaged"]:
-        console.print(f"lake {found['lake']} is empty", soft_wrap=True, markup=False)
+        said = "is empty" if category is None else f"holds nothing of category={category}"
+        console.print(f"lake {found['lake']} {said}", soft_wrap=True, markup=False)
         return
     table = Table(title=f"datasets in {found['lake']}", title_justify="left")
     for name in ("table", "category", "dataset", "slot", "parts", "rows", "state", "left to do"):

@@ -116,6 +116,8 @@ def test_what_is_no_lake_is_one_line(made: str | None, said: str, tmp_path: Path
 def test_an_empty_lake_is_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     show(survey(Lake(str(tmp_path))))
     assert capsys.readouterr().out == f"lake {tmp_path} is empty\n"
+    show(survey(Lake(str(tmp_path)), "deer"), "deer")
+    assert capsys.readouterr().out == f"lake {tmp_path} holds nothing of category=deer\n"
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
