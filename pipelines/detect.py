@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -92,14 +91,14 @@ def plan_detect(
     """The `instances` dataset and what its worker is made of; `photos` need not be there yet."""
     from pipelines.detect_rules import Rules, in_force
     from pipelines.detectors import identity
+    from pipelines.model_files import whole_path
 
     Rules.read(rules)
     answers = fingerprint({**identity(detector, model), "rules": in_force(rules), "version": VERSION})
     instances = lake.dataset(
         "instances", category, {"stage": "detect", "detector": answers, "photos": photos.fingerprint}
     )
-    there = os.path.abspath(model) if os.path.exists(model) else model  # actors may have another working directory
-    args = {"photos": photos, "instances": instances, "model": there, "detector": answers}
+    args = {"photos": photos, "instances": instances, "model": whole_path(model), "detector": answers}
     return instances, args | {"category": category, "rules": dict(rules), "kind": detector}
 
 

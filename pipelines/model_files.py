@@ -29,14 +29,21 @@ def pick_model(lake: Lake, kind: str, category: str, given: str | None, argument
     """
     if given:
         check_model(given, kind, argument)
-        # Actors may have another working directory.
-        prefix = "hf:" if given.startswith("hf:") else ""
-        path = given.removeprefix(prefix)
-        return prefix + os.path.abspath(path) if os.path.exists(path) else given
+        return whole_path(given)
     for model in newest_models(lake, kind, category):
         if model["model"] != skip:
             return model["model"]
     raise InputError(argument, "null", f"lake {lake.uri} has no trained {kind} net; run `wildshape {kind}` first")
+
+
+def whole_path(model: str) -> str:
+    """A model that is a file or folder here by its whole path, also behind `hf:`; a name or a URI stays.
+
+    Actors, and those who read a run later, have another working directory.
+    """
+    prefix = "hf:" if model.startswith("hf:") else ""
+    path = model.removeprefix(prefix)
+    return prefix + os.path.abspath(path) if os.path.exists(path) else model
 
 
 def check_model(path: str, kind: str, argument: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Any
 
@@ -98,13 +97,14 @@ def selftrain(cfg: Any) -> list[dict[str, Any]]:
     from omegaconf import OmegaConf
 
     from models.template import Template
+    from pipelines.model_files import whole_path
     from pipelines.rounds import Loop
     from pipelines.stage import connect
     from trainers.group import TrainGroup
 
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    if plain["detector_model"] and os.path.exists(plain["detector_model"]):  # the run is read from other folders
-        plain["detector_model"] = os.path.abspath(plain["detector_model"])
+    if plain["detector_model"]:
+        plain["detector_model"] = whole_path(plain["detector_model"])
     lake = Lake(cfg.lake)
     template = cfg.template
     with ExitStack() as stack:

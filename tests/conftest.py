@@ -50,6 +50,14 @@ def lake() -> Lake:
     return shared_lake()
 
 
+@pytest.fixture(scope="module")
+def folder(lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for commands that change things, with a copy of that lake as `lake`: run `default`, finished."""
+    made = tmp_path_factory.mktemp("folder")
+    shutil.copytree(lake.uri, made / "lake")
+    return made
+
+
 @pytest.fixture(scope="session")
 def report(lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its report in a place of its own, with fewer frames of the turning template than a person would like."""

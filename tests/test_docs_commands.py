@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -28,7 +27,7 @@ from urllib.request import urlopen
 
 import pytest
 from documented import ROOT, Piece, call, compose, inline, ours, pages, parse, pieces
-from tiny import CATEGORY, shared_lake
+from tiny import CATEGORY
 
 from tables import Lake, join_rows
 from trainers.tracking import open_tracker
@@ -136,14 +135,6 @@ def test_extras_that_are_to_be_installed_exist(page: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     named = re.findall(r"(?:\.|wildshape)\[([a-z,]+)\]", (ROOT / page).read_text(encoding="utf-8"))
     assert {extra for names in named for extra in names.split(",")} <= set(project["optional-dependencies"])
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the commands run, page by page: a lake with the finished run `default`."""
-    made = tmp_path_factory.mktemp("docs")
-    shutil.copytree(shared_lake().uri, made / "lake")
-    return made
 
 
 @pytest.mark.slow

@@ -51,14 +51,6 @@ def models(folder: Path) -> dict[str, int]:
     return {p.parent.name: p.stat().st_mtime_ns for p in (folder / "lake/models/acsm").glob("*/model.json")}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a lake of a finished run."""
-    made = tmp_path_factory.mktemp("tune")
-    shutil.copytree(shared_lake().uri, made / "lake")
-    return made
-
-
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_sweep_survives_a_kill_and_does_nothing_twice(folder: Path) -> None:
