@@ -18,7 +18,7 @@ import time
 from typing import Any
 
 from benchmarks.study_arms import Arm, Bench, change, pseudo_labels, train_settings
-from benchmarks.study_results import Results, device_name, paired, parser, processes, run_arms, spread
+from benchmarks.study_results import Results, chosen, device_name, paired, parser, processes, run_arms, spread
 
 BASE: dict[str, Any] = {
     "start": "pose", "label_share": None, "labels_from": 1.0, "min_confidence": 0.0, "gate": None,
@@ -83,7 +83,7 @@ def main() -> None:
         arms.append(Arm(f"ours without {name}", train=all_of_ours | {path: base[path] for path in paths}))
     with processes(args.workers) as run:
         list(run([(pseudo_labels, (bench, 150, seed)) for seed in args.seeds]))
-        run_arms(run, bench, arms, results, args)
+        run_arms(run, bench, chosen(arms, args), results, args)
     results.head["arms"] = [a.name for a in arms]
     results.head["table"] = table(results.rows, [a.name for a in arms])
     results.write()

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def parser(doc: str | None, out: str) -> argparse.ArgumentParser:
     made.add_argument("--steps", type=int, default=2000, help="optimizer steps of every arm")
     made.add_argument("--size", type=int, default=128, help="pixels of the nets' input")
     made.add_argument("--width", type=int, default=32, help="of the nets' first stage")
-    made.add_argument("--arms", nargs="+", help="only arms whose names begin so")
+    made.add_argument("--arms", nargs="+", help="only arms whose names match, as `cf_cm*`")
     made.add_argument("--workers", type=int, default=8, help="processes side by side")
     made.add_argument("--minutes", type=float, default=1e9, help="start no arm after so long")
     made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -107,10 +108,13 @@ def _in_time(until: float, function: Callable[..., Any], arguments: tuple[Any, .
     return function(*arguments) if time.time() < until else None
 
 
+def chosen(arms: Sequence[Arm], args: argparse.Namespace) -> list[Arm]:
+    """The arms that `--arms` names, by default all."""
+    return [a for a in arms if not args.arms or any(fnmatchcase(a.name, like) for like in args.arms)]
+
+
 def run_arms(run: Any, bench: Bench, arms: Sequence[Arm], results: Results, args: argparse.Namespace) -> None:
     """Do what the file lacks, seed by seed and the longest arms first, and keep each as it ends."""
-    if args.arms:
-        arms = [a for a in arms if a.name.startswith(tuple(args.arms))]
     todo = [(run_arm, (bench, a, s)) for a in arms for s in args.seeds if results.lacks(bench, a, s)]
     todo.sort(key=lambda task: (task[1][2], -task[1][1].rounds))
     began = time.time()

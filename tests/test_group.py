@@ -232,3 +232,58 @@ def test_workers_share_an_evaluation_and_find_what_one_finds(tmp_path: Path, mon
     assert [calls for _, calls, _ in found] == [2, 2]
     for _, _, both in found:
         assert both == alone
+
+
+# -- on GPUs --------------------------------------------------------------------------------------------------------
+
+
+def on_a_gpu(rank: int, world: int, store: str, uri: str, out: Any) -> None:
+    """The losses and the metrics of each kind of training, as the workers of a group find them; needs no Ray."""
+    device = f"cuda:{rank}"
+    torch.cuda.set_device(device)
+    if world > 1:
+        torch.distributed.init_process_group("nccl", init_method=f"file://{store}", rank=rank, world_size=world)
+    found: dict[str, tuple[list[float], dict[str, Any]]] = {}
+    for kind, job in jobs(Lake(uri)).items():
+        told: list[float] = []
+        done = run_job(job, rank, world, device, lambda note, told=told: told.append(note.loss))  # type: ignore[misc]
+        found[kind] = told, done["metrics"]
+    out.put((rank, found))
+    if world > 1:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_two_gpus_train_and_evaluate_as_one(tmp_path: Path) -> None:
+    import torch.multiprocessing as mp
+
+    context = mp.get_context("spawn")
+    out, found = context.Queue(), {}
+    for world in (1, 2):
+        (tmp_path / str(world)).mkdir()
+        uri = lake_in(tmp_path / str(world)).uri
+        args = world, str(tmp_path / "store"), uri, out
+        started = [context.Process(target=on_a_gpu, args=(rank, *args)) for rank in range(world)]
+        for process in started:
+            process.start()
+        try:
+            found[world] = dict(out.get(timeout=240) for _ in started)
+        finally:
+            for process in started:
+                process.join(60)
+    for kind, (losses, metrics) in found[1][0].items():
+        for rank in range(2):
+            theirs, shared = found[2][rank][kind]
+            if rank == 0:  # it tells for all
+                np.testing.assert_allclose(theirs, losses, rtol=1e-7)
+            assert close(shared, metrics)
+
+
+def close(ours: Any, theirs: Any) -> bool:
+    """Equal but for the last digits of every number in nested metrics."""
+    if isinstance(ours, dict):
+        return ours.keys() == theirs.keys() and all(close(ours[k], theirs[k]) for k in ours)
+    if isinstance(ours, list):
+        return len(ours) == len(theirs) and all(map(close, ours, theirs))
+    return bool(ours == theirs or ours == pytest.approx(theirs, rel=1e-3, nan_ok=True))
