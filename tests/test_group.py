@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -237,18 +238,19 @@ def test_workers_share_an_evaluation_and_find_what_one_finds(tmp_path: Path, mon
 # -- on GPUs --------------------------------------------------------------------------------------------------------
 
 
-def on_a_gpu(rank: int, world: int, store: str, uri: str, out: Any) -> None:
-    """The losses and the metrics of each kind of training, as the workers of a group find them; needs no Ray."""
+def on_a_gpu(rank: int, world: int, folder: Path) -> None:
+    """Keep the losses and the metrics of each kind of training, as this worker of a group finds them; needs no Ray."""
     device = f"cuda:{rank}"
     torch.cuda.set_device(device)
     if world > 1:
-        torch.distributed.init_process_group("nccl", init_method=f"file://{store}", rank=rank, world_size=world)
-    found: dict[str, tuple[list[float], dict[str, Any]]] = {}
-    for kind, job in jobs(Lake(uri)).items():
+        store = f"file://{folder / 'store'}"
+        torch.distributed.init_process_group("nccl", init_method=store, rank=rank, world_size=world)
+    found = {}
+    for kind, job in jobs(Lake(str(folder / "lake"))).items():
         told: list[float] = []
         done = run_job(job, rank, world, device, lambda note, told=told: told.append(note.loss))  # type: ignore[misc]
-        found[kind] = told, done["metrics"]
-    out.put((rank, found))
+        found[kind] = {"losses": told, "metrics": done["metrics"]}
+    (folder / f"{rank}.json").write_text(json.dumps(found))
     if world > 1:
         torch.distributed.destroy_process_group()
 
@@ -258,26 +260,16 @@ def on_a_gpu(rank: int, world: int, store: str, uri: str, out: Any) -> None:
 def test_two_gpus_train_and_evaluate_as_one(tmp_path: Path) -> None:
     import torch.multiprocessing as mp
 
-    context = mp.get_context("spawn")
-    out, found = context.Queue(), {}
     for world in (1, 2):
-        (tmp_path / str(world)).mkdir()
-        uri = lake_in(tmp_path / str(world)).uri
-        args = world, str(tmp_path / "store"), uri, out
-        started = [context.Process(target=on_a_gpu, args=(rank, *args)) for rank in range(world)]
-        for process in started:
-            process.start()
-        try:
-            found[world] = dict(out.get(timeout=240) for _ in started)
-        finally:
-            for process in started:
-                process.join(60)
-    for kind, (losses, metrics) in found[1][0].items():
-        for rank in range(2):
-            theirs, shared = found[2][rank][kind]
-            if rank == 0:  # it tells for all
-                np.testing.assert_allclose(theirs, losses, rtol=1e-7)
-            assert close(shared, metrics)
+        folder = tmp_path / str(world)
+        folder.mkdir()
+        lake_in(folder)
+        mp.spawn(on_a_gpu, (world, folder), world)  # type: ignore[no-untyped-call]
+    alone, first, second = (json.loads((tmp_path / p).read_text()) for p in ("1/0.json", "2/0.json", "2/1.json"))
+    for kind, found in alone.items():
+        np.testing.assert_allclose(first[kind]["losses"], found["losses"], rtol=1e-7)
+        assert first[kind]["metrics"] == second[kind]["metrics"]
+        assert close(first[kind]["metrics"], found["metrics"]), kind
 
 
 def close(ours: Any, theirs: Any) -> bool:

@@ -17,7 +17,7 @@ from models.photo import MEAN, STD, normalise
 from models.shading import shade
 from tables import QUADRUPED
 from trainers.data import Instances
-from trainers.stepper import average_over_workers
+from trainers.stepper import AverageOverWorkers
 
 PICTURES = 4  # of a training, at equal distances, the last when it is done
 ROWS, SIDE = 3, 160  # animals of a picture, and pixels of each of its tiles
@@ -58,7 +58,8 @@ def note_taker(
         nonlocal shown
         terms = {name: value.clone().reshape(1) for name, value in task.terms.items()}
         if share < 1 and terms:
-            average_over_workers(list(terms.values()), share)
+            with AverageOverWorkers(share) as average:
+                average.add(*terms.values())
         due, picture = step * PICTURES // steps, None
         if rank:
             return

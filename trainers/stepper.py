@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import distributed, nn
@@ -161,14 +161,16 @@ class Stepper:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low):
             loss = self._counted(drawn) if self.replays else self.compute_loss(drawn, self.phase)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
         value = loss.detach()
         if self.share < 1:
             value = value.reshape(1)
-            gradients = [p.grad for p in self.parameters if p.grad is not None]
-            average_over_workers([*gradients, *self.statistics, value], self.share)
-        if self.clip and self.device.type == "cuda":
-            # The optimizer divides gradients as it reads them: they are not written once more.
+            with AverageOverWorkers(self.share) as average:
+                average.add(value, *self.statistics)  # as this step's forward left them
+                average.gradients_of(self.parameters, loss)
+        else:
+            loss.backward()
+        if self.clip and self.device.type == "cuda" and value.dtype == torch.float32:
+            # The optimizer divides gradients as it reads them (by a float32): they are not written once more.
             norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
             self.optimizer.grad_scale = ((norm + 1e-6) / self.clip).clamp_min(1)  # type: ignore[attr-defined]
         elif self.clip:
@@ -192,11 +194,51 @@ class Stepper:
         return loss
 
 
-def average_over_workers(tensors: Sequence[torch.Tensor], share: float) -> None:
-    """Replace dense tensors by their mean over all workers, each with its share as weight, in one message."""
-    # In the order of memory, whatever the strides: channels_last needs no transposition.
-    views = [t.as_strided((t.numel(),), (1,)) for t in tensors]
-    flat = torch.cat(views)
-    flat *= share
-    distributed.all_reduce(flat)
-    torch._foreach_copy_(views, list(flat.split([v.numel() for v in views])))
+class AverageOverWorkers:
+    """Replaces dense tensors by their mean over all workers, which add alike tensors in the same order.
+
+    A message leaves as soon as it is long enough, so that gradients travel while others are still computed. All have
+    arrived when the context ends.
+
+    Args:
+        share: this worker's weight in the mean; those of all sum to 1.
+    """
+
+    BYTES = 16 << 20  # of a message: shorter ones cost more to start than they gain
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self.waiting: list[torch.Tensor] = []
+        self.sent: list[tuple[Any, torch.Tensor, list[torch.Tensor]]] = []
+
+    def __enter__(self) -> AverageOverWorkers:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            return
+        self._send()
+        for work, flat, views in self.sent:
+            work.wait()
+            torch._foreach_copy_(views, list(flat.split([v.numel() for v in views])))
+
+    def add(self, *tensors: torch.Tensor) -> None:
+        # In the order of memory, whatever the strides: channels_last needs no transposition.
+        self.waiting += [t.as_strided((t.numel(),), (1,)) for t in tensors]
+        if sum(t.nbytes for t in self.waiting) >= self.BYTES:
+            self._send()
+
+    def gradients_of(self, parameters: Sequence[nn.Parameter], loss: torch.Tensor) -> None:
+        """Go backward from the loss and add each gradient when it is there."""
+        hooks = [p.register_post_accumulate_grad_hook(lambda p: self.add(p.grad)) for p in parameters]
+        try:
+            loss.backward()
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _send(self) -> None:
+        if self.waiting:
+            flat = torch.cat(self.waiting) * self.share
+            self.sent.append((distributed.all_reduce(flat, async_op=True), flat, self.waiting))
+            self.waiting = []
