@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import platform
+import shlex
 import statistics
 import sys
 import time
@@ -37,7 +38,7 @@ class Results:
     def __init__(self, path: str, head: dict[str, Any]) -> None:
         self.path, self.head = Path(path), head
         known = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
-        command = f"python -m benchmarks.{Path(sys.argv[0]).stem} {' '.join(sys.argv[1:])}".strip()
+        command = shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
         self.head = known | head | {"command": command}
         self.rows: list[dict[str, Any]] = known.get("rows", [])
 

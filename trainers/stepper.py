@@ -197,19 +197,19 @@ class Stepper:
 class AverageOverWorkers:
     """Replaces dense tensors by their mean over all workers, which add alike tensors in the same order.
 
-    A message leaves as soon as it is long enough, so that gradients travel while others are still computed. All have
-    arrived when the context ends.
+    A long tensor leaves at once and as it is, so that gradients travel while others are still computed; all short ones
+    leave as one. All have arrived when the context ends.
 
     Args:
         share: this worker's weight in the mean; those of all sum to 1.
     """
 
-    BYTES = 16 << 20  # of a message: shorter ones cost more to start than they gain
+    LONG = 1 << 20  # bytes: joining such tensors takes longer than a message for each
 
     def __init__(self, share: float) -> None:
         self.share = share
-        self.waiting: list[torch.Tensor] = []
-        self.sent: list[tuple[Any, torch.Tensor, list[torch.Tensor]]] = []
+        self.short: list[torch.Tensor] = []
+        self.sent: list[Any] = []
 
     def __enter__(self) -> AverageOverWorkers:
         return self
@@ -217,16 +217,21 @@ class AverageOverWorkers:
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is not None:
             return
-        self._send()
-        for work, flat, views in self.sent:
+        if self.short:
+            flat = torch.cat(self.short)
+            self._send(flat)
+        for work in self.sent:
             work.wait()
-            torch._foreach_copy_(views, list(flat.split([v.numel() for v in views])))
+        if self.short:
+            torch._foreach_copy_(self.short, list(flat.split([t.numel() for t in self.short])))
 
     def add(self, *tensors: torch.Tensor) -> None:
-        # In the order of memory, whatever the strides: channels_last needs no transposition.
-        self.waiting += [t.as_strided((t.numel(),), (1,)) for t in tensors]
-        if sum(t.nbytes for t in self.waiting) >= self.BYTES:
-            self._send()
+        for t in tensors:
+            in_memory = t.as_strided((t.numel(),), (1,))  # whatever the strides: channels_last needs no transposition
+            if t.nbytes < self.LONG:
+                self.short.append(in_memory)
+            else:
+                self._send(in_memory)
 
     def gradients_of(self, parameters: Sequence[nn.Parameter], loss: torch.Tensor) -> None:
         """Go backward from the loss and add each gradient when it is there."""
@@ -237,8 +242,5 @@ class AverageOverWorkers:
             for hook in hooks:
                 hook.remove()
 
-    def _send(self) -> None:
-        if self.waiting:
-            flat = torch.cat(self.waiting) * self.share
-            self.sent.append((distributed.all_reduce(flat, async_op=True), flat, self.waiting))
-            self.waiting = []
+    def _send(self, values: torch.Tensor) -> None:
+        self.sent.append(distributed.all_reduce(values.mul_(self.share), async_op=True))
