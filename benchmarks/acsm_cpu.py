@@ -39,7 +39,7 @@ from models.raster import rasterize
 from sandbox.animal import animal
 from trainers.engine import bfloat16
 
-BATCH, PIXELS, STEPS = 12, 256, 5
+BATCH, PIXELS, STEPS = 12, 256, 11
 
 
 def grouped(layer: Any, group: int, x: Tensor) -> Tensor:

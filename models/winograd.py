@@ -8,6 +8,8 @@ order: it differs from `conv2d` by float32's rounding (some 3e-6 of the result's
 
 from __future__ import annotations
 
+import math
+import threading
 from functools import lru_cache
 from typing import Any
 
@@ -24,6 +26,8 @@ _INPUTS = [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
 _WEIGHTS = [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6],
             [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]  # fmt: skip
 _OUTPUTS = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
+
+_rooms = threading.local()
 
 
 class Conv3x3(nn.Conv2d):
@@ -57,33 +61,52 @@ class _Winograd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         (b, c, height, width), o = x.shape, len(weight)
-        of_inputs, of_weights, of_outputs = _matrices(x.dtype)
-        u = (of_weights @ weight.permute(2, 3, 0, 1).reshape(9, o * c)).view(36, o, c)
+        of_inputs, _, of_outputs = _matrices(x.dtype)
+        u = _transformed(weight)
         seen = _tiles(pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)))  # [6,6,B,h,w,C]
-        v = (of_inputs @ seen.reshape(36, -1)).view(36, -1, c)
-        y = of_outputs @ torch.bmm(v, u.transpose(1, 2)).view(36, -1)  # [16,BhwO]
-        ctx.save_for_backward(u, v)
+        v = (of_inputs @ _room("tiles", x, *seen.shape).copy_(seen).view(36, -1)).view(36, -1, c)
+        products = torch.bmm(v, u.transpose(1, 2), out=_room("products", x, 36, v.shape[1], o)).view(36, -1)
+        y = torch.mm(of_outputs, products, out=_room("outputs", x, 16, products.shape[1]))
+        ctx.save_for_backward(weight, v)
         ctx.shape = x.shape
         y = y.view(4, 4, b, height // 4, width // 4, o).permute(2, 3, 0, 4, 1, 5)
-        y = y.reshape(b, height, width, o).permute(0, 3, 1, 2)
-        return y.contiguous(memory_format=torch.channels_last)  # of single tiles the reshape is a view
+        return y.clone(memory_format=torch.contiguous_format).view(b, height, width, o).permute(0, 3, 1, 2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
-        u, v = ctx.saved_tensors
-        (b, c, height, width), o = ctx.shape, u.shape[1]
-        of_inputs, of_weights, of_outputs = _matrices(u.dtype)
-        grad = grads[0].permute(0, 2, 3, 1).reshape(b, height // 4, 4, width // 4, 4, o)
-        m = (of_outputs.T @ grad.permute(2, 4, 0, 1, 3, 5).reshape(16, -1)).view(36, -1, o)
-        to_u = torch.bmm(m.transpose(1, 2), v).view(36, -1)
+        weight, v = ctx.saved_tensors
+        (b, c, height, width), o = ctx.shape, len(weight)
+        of_inputs, of_weights, of_outputs = _matrices(v.dtype)
+        grad = grads[0].permute(0, 2, 3, 1).reshape(b, height // 4, 4, width // 4, 4, o).permute(2, 4, 0, 1, 3, 5)
+        grad = _room("outputs", v, *grad.shape).copy_(grad).view(16, -1)
+        m = torch.mm(of_outputs.T, grad, out=_room("m", v, 36, grad.shape[1])).view(36, -1, o)
+        products = torch.bmm(m, _transformed(weight), out=_room("products", v, *v.shape)).view(36, -1)
+        tiles = torch.mm(of_inputs.T, products, out=_room("tiles", v, *products.shape))
+        tiles = tiles.view(6, 6, b, height // 4, width // 4, c)
+        to_u = torch.bmm(m.transpose(1, 2), v, out=_room("u", v, 36, o, c)).view(36, -1)
         to_weight = (of_weights.T @ to_u).view(3, 3, o, c).permute(2, 0, 1, 3).contiguous().permute(0, 3, 1, 2)
-        to_tiles = (of_inputs.T @ torch.bmm(m, u).view(36, -1)).view(6, 6, b, height // 4, width // 4, c)
-        to_x = grad.new_zeros(b, height + 2, width + 2, c)
-        for part, row in zip(_tiles(to_x), to_tiles, strict=True):  # tiles overlap: one place of theirs at a time
+        to_x = v.new_zeros(b, height + 2, width + 2, c)
+        for part, row in zip(_tiles(to_x), tiles, strict=True):  # tiles overlap: one place of theirs at a time
             for place, values in zip(part, row, strict=True):
                 place += values
         return to_x[:, 1:-1, 1:-1].permute(0, 3, 1, 2), to_weight
+
+
+def _transformed(weight: torch.Tensor) -> torch.Tensor:
+    """U [36,O,C] of weight [O,C,3,3]; good until the next call."""
+    o, c = weight.shape[:2]
+    u = _room("u", weight, 36, o * c)
+    return torch.mm(_matrices(weight.dtype)[1], weight.permute(2, 3, 0, 1).reshape(9, o * c), out=u).view(36, o, c)
+
+
+def _room(name: str, like: torch.Tensor, *shape: int) -> torch.Tensor:
+    """Memory of that name, kept for the next call: to ask the system for new pages takes longer than to fill them."""
+    size, had = math.prod(shape), getattr(_rooms, name, None)
+    if had is None or had.numel() < size or had.dtype != like.dtype:
+        had = torch.empty(size, dtype=like.dtype)
+        setattr(_rooms, name, had)
+    return had[:size].view(shape)
 
 
 def _tiles(padded: torch.Tensor) -> torch.Tensor:
