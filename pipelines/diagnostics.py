@@ -156,12 +156,34 @@ def with_truth(pseudo: Dataset, instances: Dataset, truth: pa.Table) -> pa.Table
     return rows.append_column("truth_keypoints", truth["truth_keypoints"].take(at))
 
 
-def held_out(lake: Lake, category: str, models: Mapping[str, str | None], image_size: int) -> pa.Table | None:
+def labelled_metrics(lake: Lake, category: str, model: str) -> dict[str, dict[str, Any]]:
+    """What a 2D network is worth on the labelled validation and test images, by split; without those that lack images.
+
+    Args:
+        model: path of its checkpoint.
+    """
+    import torch
+
+    from models.checkpoint import load_checkpoint
+    from trainers.data import load_labelled
+    from trainers.evaluate import evaluate_pose
+
+    net: Any = load_checkpoint(model).to("cuda" if torch.cuda.is_available() else "cpu")
+    size = image_size_of(net)
+    data = {split: load_labelled(lake, category, split, size) for split in ("val", "test")}
+    return {split: evaluate_pose(net, d, size) for split, d in data.items() if len(d)}
+
+
+def image_size_of(net: Any) -> int:
+    """Pixels of the square that a network of a checkpoint looks at."""
+    return int(net.notes["job"]["settings"]["image_size"])
+
+
+def held_out(lake: Lake, category: str, models: Mapping[str, str | None]) -> pa.Table | None:
     """What the networks say of the labelled validation images, with their labels as truth; None without any.
 
     Args:
         models: paths of the `pose`, `aux` and `acsm` checkpoints.
-        image_size: of the 2D nets.
     """
     import torch
 
@@ -176,12 +198,13 @@ def held_out(lake: Lake, category: str, models: Mapping[str, str | None], image_
         return None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     nets: dict[str, Any] = {n: load_checkpoint(p).to(device) for n, p in models.items() if p}
-    parts = []
+    image_size, parts = image_size_of(nets["pose"]), []
+    aux_size = image_size_of(nets["aux"]) if "aux" in nets else None
     for start in range(0, len(labels), BATCH):
         rows = labels.slice(start, BATCH)
         windows = window(to_numpy(rows["bbox"], 4), SEEN)
         crops = torch.from_numpy(decode_crops(rows["crop"].to_pylist(), stored_pixels(image_size))).to(device)
-        found = predict_all(nets, crops, image_size)
+        found = predict_all(nets, crops, image_size, aux_size=aux_size)
         seen = np.stack([in_photo(view, windows) for view in found.pop("keypoints_mt").unbind(1)], 1)  # [B,T,K,3]
         made = {"keypoints": to_column(seen[:, 0]), "keypoints_mt": to_column(seen)}
         made["heatmap_3d"] = to_column(found.pop("heatmap_3d").cpu().numpy())

@@ -14,9 +14,10 @@ from pyarrow import csv
 from rich.console import Console
 from rich.table import Table
 
+from models.checkpoint import weights_digest
 from pipelines.crawl import crawl
 from pipelines.detect import detect
-from pipelines.diagnostics import diagnose, held_out, with_truth
+from pipelines.diagnostics import diagnose, held_out, labelled_metrics, with_truth
 from pipelines.keypoints import infer
 from pipelines.report import write_report
 from pipelines.round_pictures import write_pictures
@@ -59,7 +60,7 @@ class Loop:
         self.folder = f"runs/{config['run']}"
         self.rows: list[dict[str, Any]] = []
         self.rounds: list[dict[str, Any]] = []
-        self.nets: dict[str, dict[str, Any]] = {}  # the 2D nets trained on labels alone
+        self.nets: dict[str, dict[str, Any]] = {}  # the 2D nets, trained on labels alone or given
         self.stopped: str | None = None
         self.teacher = ""  # path of the network that judged the last round's pseudo-labels
 
@@ -77,7 +78,8 @@ class Loop:
         self.tracker.attach({"config.yaml": _yaml(c)})
         photos = self._photos()
         detector = c["detector_model"] or self._train("detector")["model"]
-        self.nets |= {kind: self._train(kind) for kind in ("pose", "aux")}
+        self.nets["pose"] = self._given_pose() if c["pose_model"] else self._train("pose")
+        self.nets["aux"] = self._train("aux")
         self.pose = self.nets["pose"]
         instances = detect(self.lake, self.category, photos, detector, c["detect"], self.resources, c["detector"])
         self._log(None, "detect", {"dataset": instances.path}, (instances.finished() or {})["summary"])
@@ -96,6 +98,14 @@ class Loop:
             if self.stopped:
                 break
         self._close(detector, time.monotonic() - started)
+
+    def _given_pose(self) -> dict[str, Any]:
+        """The 2D network of `pose_model`, as if it had been trained here."""
+        model = self.config["pose_model"]
+        metrics = labelled_metrics(self.lake, self.category, model)
+        done = {"model": model, "model_id": weights_digest(model), "metrics": metrics}
+        self._log(None, "evaluate pose", {"model": model, "model_id": done["model_id"]}, scalars(metrics))
+        return done
 
     def _photos(self) -> Dataset:
         c = self.config
@@ -201,7 +211,7 @@ class Loop:
         if self.truth is not None:
             judged = with_truth(pseudo, made["instances"], self.truth)
         else:
-            judged = held_out(self.lake, self.category, models, self.config["train"]["pose"]["image_size"])
+            judged = held_out(self.lake, self.category, models)
         found = diagnose(pseudo, chosen, before, judged, self.config)
         found |= {"round": number, "truth": "held-out labels" if self.truth is None else "the sandbox's truth"}
         folder = f"{self.folder}/round-{number}"

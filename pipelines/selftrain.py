@@ -23,7 +23,7 @@ def check(cfg: Any) -> None:
     """
     from pipelines.detect import check_detector
     from pipelines.detectors import DETECTORS
-    from pipelines.model_files import check_model
+    from pipelines.model_files import check_model, open_model
     from pipelines.round_rules import check_rules, sizes
     from selection import check as check_selection
     from selection import policy_of
@@ -49,6 +49,10 @@ def check(cfg: Any) -> None:
 
     for name in ("detector", "pose", "aux", "acsm"):
         check_settings(name, cfg.train[name])
+    if cfg.pose_model is not None:
+        from trainers.start import check_trunk
+
+        check_trunk(open_model(cfg.pose_model, "pose", "pose_model"), cfg.train)
     if cfg.template is None:
         if cfg.category != cfg.sandbox.category:
             fix = f"give {cfg.category}'s template file, or leave category={cfg.sandbox.category} for the sandbox"
@@ -99,12 +103,13 @@ def selftrain(cfg: Any) -> list[dict[str, Any]]:
     from models.template import Template
     from pipelines.model_files import whole_path
     from pipelines.rounds import Loop
-    from pipelines.stage import connect
+    from trainers.cluster import check_room, check_training, connect
     from trainers.group import TrainGroup
 
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    if plain["detector_model"]:
-        plain["detector_model"] = whole_path(plain["detector_model"])
+    for name in ("detector_model", "pose_model"):
+        if plain[name]:
+            plain[name] = whole_path(plain[name])
     lake = Lake(cfg.lake)
     template = cfg.template
     with ExitStack() as stack:
@@ -117,6 +122,8 @@ def selftrain(cfg: Any) -> list[dict[str, Any]]:
             plain["fetch"].update(world.fetch)
         template = Template.load(template).keep(lake.files)
         stack.enter_context(connect(cfg.resources))
+        check_room(cfg.resources)
+        check_training(cfg.resources, plain["train"], ("pose", "aux", "detector", "acsm"), stages=True)
         group = stack.enter_context(TrainGroup(cfg.resources.train, lake))
         if cfg.template is None:
             world.ingest(cfg.lake, cfg.category, int(cfg.detect.crop_px), cfg.resources)

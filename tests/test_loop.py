@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,8 +18,10 @@ import yaml
 from looped import ROUNDS, SMALL, command, environment, finish, undisturbed
 from mlflow import MlflowClient
 from processes import kill_alone
+from test_vitpose import vitposes
 
 from models.checkpoint import weights_digest
+from pipelines.chosen_models import Chosen
 from tables import Lake, fingerprint
 
 
@@ -192,6 +195,24 @@ def test_a_schedule_an_average_as_teacher_the_2d_net_again_and_a_guard(undisturb
     assert {"diagnostics.json", "viewpoints.png", "contact_sheet.png"} <= names
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_given_2d_network_teaches_in_place_of_one_trained_here(undisturbed: tuple[Path, str], tmp_path: Path) -> None:
+    net = vitposes(tmp_path)["plain"]
+    folder = undisturbed[0]
+    finish(folder, "run=given", "rounds=1", f"pose_model={net}", "train.acsm.start=null")
+    run, lake = read(folder, "run.json", "given"), Lake(str(folder / "lake"))
+    assert run["networks"]["pose"] == net
+    both = run["metrics_2d"]
+    assert both["pose"]["test"]["instances"] == both["aux"]["test"]["instances"] > 0
+    assert run["rounds"][1]["items"] - run["rounds"][0]["items"] == 8
+    made = lake.find("pseudo_labels", "quadruped", run["rounds"][1]["pseudo_labels"].rsplit("/", 1)[1])
+    assert made.identity["models"]["pose"] == weights_digest(net)
+    config = SimpleNamespace(lake=lake.uri, run="given", category="quadruped", acsm=None, pose=None)
+    assert Chosen(config).pose == net
+    assert "pose net, AUC" in (folder / "lake/runs/given/report.html").read_text()
+
+
 # -- kill -9 --------------------------------------------------------------------------------------------------------
 
 
@@ -289,6 +310,7 @@ def refused(folder: Path, module: str, *arguments: str) -> str:
         (["top_n=[]"], "top_n=[]"),
         (["gate=0"], "gate=0"),
         (["teacher=me"], "teacher=me"),
+        (["pose_model=nowhere"], "pose_model=nowhere"),
         (["retrain_pose=2"], "retrain_pose=2"),
         (["stop.kept=[0.5]"], "stop.kept=[0.5]"),
         (["stop.drop=-1"], "stop.drop=-1"),

@@ -136,7 +136,7 @@ def test_without_a_truth_a_held_out_slice_judges(lake: Lake) -> None:
     labels, chosen, _ = of_round(lake, 1)
     record = open_run(lake, "default")
     nets = {"pose": record.summary["networks"]["pose"], "aux": record.summary["networks"]["aux"]}
-    judged = held_out(lake, CATEGORY, nets | {"acsm": record.model_path(0)}, IMAGE_SIZE)
+    judged = held_out(lake, CATEGORY, nets | {"acsm": record.model_path(0)})
     assert judged is not None
     assert len(judged) == record.metric(0, "val")["instances"]  # type: ignore[index]
     said = diagnose(labels, chosen.read(), None, judged, {"criterion": "kp_conf", "gate": 0.2})

@@ -16,6 +16,7 @@ import pytest
 
 from pipelines.stage import DEATHS, run_stage
 from tables import Dataset, InputError, Lake, schema
+from trainers.cluster import check_training
 
 
 class Deadly:
@@ -71,6 +72,35 @@ def test_an_actor_that_the_local_ray_cannot_hold_is_refused(
     with pytest.raises(InputError, match="the local Ray has") as caught:
         run_stage(output, {"u": "x"}, Deadly, {}, greedy, "a")
     assert caught.value.argument == f"resources.{key}"
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        ({"workers": 3, "cpus": 64}, r"^resources\.train\.cpus=64: the local Ray has \d+ CPUs, too few for 3 training"),
+        ({"workers": [1, 4], "gpus": 1}, r"^resources\.train\.gpus=1: the local Ray has 0 GPUs, too few for 1 tr"),
+        ({"workers": [1, 24]}, r"^resources\.train\.workers=24: train\.pose\.plan\.batch=16 is not enough for all"),
+    ],
+)
+def test_training_workers_that_would_wait_for_ever_are_refused(
+    train: dict[str, Any], said: str, ray_local: SimpleNamespace
+) -> None:
+    wanted = SimpleNamespace(**{"workers": 1, "cpus": 0.0625, "gpus": 0, **train})
+    resources = SimpleNamespace(**{**vars(ray_local), "train": wanted})
+    with pytest.raises(InputError, match=said):
+        check_training(resources, {"pose": {"plan": {"batch": 16}}}, ["pose"], stages=False)
+
+
+@pytest.mark.ray
+def test_a_stage_must_fit_beside_the_training_workers(ray_local: SimpleNamespace) -> None:
+    import ray
+
+    all_of_them = SimpleNamespace(workers=1, cpus=ray.cluster_resources()["CPU"], gpus=0)
+    resources = SimpleNamespace(**{**vars(ray_local), "train": all_of_them})
+    check_training(resources, {}, [], stages=False)
+    with pytest.raises(InputError, match="beside a stage's actor of 1"):
+        check_training(resources, {}, [], stages=True)
 
 
 @pytest.mark.ray

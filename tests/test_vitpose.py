@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save
-from tiny import CATEGORY, shared_lake
+from tiny import CATEGORY, _train_settings, shared_lake
 from torch.nn.functional import grid_sample
 
 from models.checkpoint import load_checkpoint, weights_digest
-from models.heatmap import decode
+from models.heatmap import PoseNet, decode
 from models.predict import predict_all
 from models.predictor import Predictor
 from models.vitpose import AP10K, cells_in_maps
@@ -25,6 +25,7 @@ from pipelines.model_files import check_model, pick_model
 from tables import QUADRUPED, InputError, Lake, to_numpy
 from trainers.data import load_labelled
 from trainers.evaluate import evaluate_pose
+from trainers.start import check_trunk
 
 LIBRARY = "needs the extra: pip install 'wildshape[hf]'"
 AP_10K = (
@@ -48,8 +49,7 @@ def test_a_gaussian_in_unbiased_maps_comes_back_where_it_was() -> None:
     assert found[:, 2].min() > 0.9
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def vitposes(folder: Path) -> dict[str, str]:
     """`hf:` paths of small ViTPoses of random weights: with experts, without, and one of a person."""
     transformers = pytest.importorskip("transformers", reason=LIBRARY)
     made = {}
@@ -65,10 +65,25 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         torch.manual_seed(1)
         net = transformers.VitPoseForPoseEstimation(config)
         torch.nn.init.normal_(net.head.conv.weight, std=0.5)  # maps that differ from place to place
-        folder = str(tmp_path_factory.mktemp(name))
-        net.save_pretrained(folder)
-        made[name] = f"hf:{folder}"
+        net.save_pretrained(folder / name)
+        made[name] = f"hf:{folder / name}"
     return made
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return vitposes(tmp_path_factory.mktemp("vitposes"))
+
+
+def test_the_3d_network_cannot_start_from_its_trunk(folders: dict[str, str]) -> None:
+    train = _train_settings() | {"acsm": {**_train_settings()["acsm"], "start": "pose"}}
+    check_trunk(PoseNet(width=8, channels=16), train)
+    with pytest.raises(InputError, match=r"^train\.acsm\.start=pose: the 2D network has not the trunk"):
+        check_trunk(PoseNet(width=16, channels=16), train)
+    with pytest.raises(InputError, match="use imagenet or null"):
+        check_trunk(load_checkpoint(folders["plain"]), train)
+    train["acsm"]["start"] = None
+    check_trunk(load_checkpoint(folders["plain"]), train)
 
 
 def test_joints_by_name_and_those_it_does_not_know(folders: dict[str, str]) -> None:

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
@@ -17,6 +17,9 @@ from trainers import logs
 _log = logging.getLogger(__name__)
 PACKAGES = ("conf", "models", "pipelines", "sandbox", "selection", "tables", "trainers")
 
+# What a worker frees goes back to the system: Arrow's own pool and an arena for each thread would keep it, and a worker
+# that has seen twenty thousand photos would be larger than one that has seen a thousand (benchmarks/stream.py).
+_FRUGAL = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "2"}
 
 _ADDRESS = re.compile(r"auto|(ray://)?[^\s/]+:\d{1,5}")
 _MOST = 10_000  # of anything that is counted: far above any cluster, far below what overflows inside Ray
@@ -98,6 +101,9 @@ def connect(resources: Any) -> Iterator[None]:
         yield
         return
     address = resources.address
+    if not address:
+        for name, value in _FRUGAL.items():
+            os.environ.setdefault(name, value)  # which workers inherit
     try:
         ray.init(
             address=address or "local",
@@ -145,11 +151,41 @@ def check_room(resources: Any, name: str = "resources") -> None:
             raise InputError(f"{name}.{key}", booked, f"the local Ray has {most:g} for an actor to book")
 
 
+def check_training(resources: Any, train: Mapping[str, Any], names: Sequence[str], stages: bool) -> None:
+    """Refuse training workers that would wait for ever, or that are too many for a batch.
+
+    Args:
+        train: the `train` section of the config; of it the networks `names` are trained.
+        stages: whether a stage's actor must fit beside the workers, which stay while stages run.
+
+    Raises:
+        InputError: a batch of a network has less items than there may be workers; or the local Ray in use has no room.
+    """
+    import ray
+
+    wanted = resources.train.workers
+    least, most = (wanted, wanted) if isinstance(wanted, int) else (wanted[0], wanted[1])
+    for name in names:
+        batch = train[name]["plan"]["batch"]
+        if batch < most:
+            raise InputError("resources.train.workers", most, f"train.{name}.plan.batch={batch} is not enough for all")
+    if resources.address:
+        return
+    there = ray.cluster_resources()
+    for key, kind in (("cpus", "CPU"), ("gpus", "GPU")):
+        booked, has = getattr(resources.train, key), there.get(kind, 0)
+        beside = getattr(resources, key) if stages else 0
+        if least * booked + beside > has + 1e-9:
+            told = f" beside a stage's actor of {beside:g}" if beside else ""
+            fix = f"the local Ray has {has:g} {kind}s, too few for {least} training workers{told}: lower it"
+            raise InputError(f"resources.train.{key}", booked, fix)
+
+
 def our_packages() -> dict[str, Any]:
-    """`runtime_env` that carries our packages, wherever they are installed."""
+    """`runtime_env` that carries our packages, wherever they are installed, and what holds for every worker."""
     folders = []
     for name in PACKAGES:
         spec = find_spec(name)
         if spec is not None and spec.origin:
             folders.append(os.path.dirname(spec.origin))
-    return {"py_modules": folders, "excludes": ["__pycache__"]}
+    return {"py_modules": folders, "excludes": ["__pycache__"], "env_vars": _FRUGAL}

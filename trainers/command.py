@@ -18,7 +18,7 @@ def train_command(cfg: Any, name: str, **extra: Any) -> dict[str, Any]:
 
     from tables import Lake
     from trainers import meters
-    from trainers.cluster import connect
+    from trainers.cluster import check_training, connect
     from trainers.group import TrainGroup, training_bar
     from trainers.settings import check_settings
     from trainers.start import start_keys
@@ -37,12 +37,13 @@ def train_command(cfg: Any, name: str, **extra: Any) -> dict[str, Any]:
     tracker = open_tracker(mlflow, lake, cfg.category, goes_on=False)
     title = f"train {name}"
     with tracker:
-        with (
-            connect(cfg.resources),
-            TrainGroup(cfg.resources.train, lake) as group,
-            training_bar(title, int(settings["plan"]["steps"])) as show,
-        ):
-            done = group.run(job, show, tracker.watch(None, title), meters.training(name))
+        with connect(cfg.resources):
+            check_training(cfg.resources, {name: settings}, [name], stages=False)
+            with (
+                TrainGroup(cfg.resources.train, lake) as group,
+                training_bar(title, int(settings["plan"]["steps"])) as show,
+            ):
+                done = group.run(job, show, tracker.watch(None, title), meters.training(name))
         Console().print(summary(done), soft_wrap=True)
         params = {"model": done["model"], "model_id": done["model_id"], "items": done["items"]}
         tracker.stage(None, title, params, scalars(done["metrics"]))

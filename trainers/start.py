@@ -11,6 +11,7 @@ from torch import nn
 from models.acsm import ACSM
 from models.checkpoint import load_checkpoint, weights_digest
 from models.imagenet import imagenet_file, load_imagenet
+from models.resnet import ResNet
 from tables import InputError
 
 STARTS: dict[str, tuple[str | None, ...]] = {"acsm": ("pose", "former", "imagenet", None)}
@@ -50,6 +51,18 @@ def check_start(name: str, settings: Mapping[str, Any]) -> None:
     if settings["start"] == "imagenet" and settings["net"]["width"] != 64:
         fix = f"ImageNet weights are of width 64: set train.{name}.net.width=64"
         raise InputError(f"train.{name}.net.width", settings["net"]["width"], fix)
+
+
+def check_trunk(pose: Any, train: Mapping[str, Any]) -> None:
+    """Raise InputError unless the 3D network can start as `train.acsm.start` says from this 2D network."""
+    start, net = train["acsm"]["start"], train["acsm"]["net"]
+    if start not in ("pose", "former"):
+        return
+    trunk = getattr(pose, "backbone", nn.Identity()).state_dict()
+    ours = ResNet(net["depth"], net["width"]).state_dict()
+    if {k: v.shape for k, v in trunk.items()} != {k: v.shape for k, v in ours.items()}:
+        fix = "the 2D network has not the trunk of train.acsm.net: use imagenet or null"
+        raise InputError("train.acsm.start", start, fix)
 
 
 def start_identity(job: Mapping[str, Any]) -> dict[str, str | None]:
