@@ -32,6 +32,7 @@ from trainers.evaluate import evaluate_acsm, evaluate_pose
 from trainers.group import TrainGroup
 from trainers.jobs import run_job
 from trainers.notes import PICTURES, Note
+from trainers.stepper import AverageOverWorkers
 
 STEPS, INTERVAL, BATCH = 40, 8, 5  # a batch that two workers cannot halve
 
@@ -186,6 +187,33 @@ def test_a_killed_worker_costs_at_most_one_checkpoint_interval(
     assert ours.keys() == theirs.keys()
     assert [k for k in ours if not torch.equal(ours[k], theirs[k])] == []
     assert done["metrics"] == undisturbed["metrics"]
+
+
+def averaged(rank: int, folder: Path) -> None:
+    """Keep the mean of tensors long and short, of two workers that count for a quarter and for three."""
+    store = f"file://{folder / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    rows = torch.arange(2 * 3 * 400 * 400.0).reshape(2, 3, 400, 400).to(memory_format=torch.channels_last)
+    long, short = rows * (rank + 1), rows[:, :, :4, :4].contiguous() * (rank + 1)
+    weights = [torch.nn.Parameter(torch.ones(size)) for size in (3, 1_000_000, 7)]
+    with AverageOverWorkers([0.25, 0.75][rank]) as average:
+        average.add(short, long)
+        average.gradients_of(weights, sum((w * (rank + 1) * (i + 1)).sum() for i, w in enumerate(weights)))  # type: ignore[arg-type]
+    torch.save([short, long, *(w.grad for w in weights), rows], folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_the_mean_of_workers_is_that_of_tensors_long_and_short(tmp_path: Path) -> None:
+    import torch.multiprocessing as mp
+
+    mp.spawn(averaged, (tmp_path,), 2)  # type: ignore[no-untyped-call]
+    for rank in range(2):
+        short, long, *grads, rows = torch.load(tmp_path / f"{rank}.pt")
+        assert long.nbytes > AverageOverWorkers.LONG > short.nbytes
+        assert torch.equal(long, 1.75 * rows)
+        assert torch.equal(short, 1.75 * rows[:, :, :4, :4])
+        for i, grad in enumerate(grads):
+            assert (grad == 1.75 * (i + 1)).all()
 
 
 # -- evaluation -----------------------------------------------------------------------------------------------------
