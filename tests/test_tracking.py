@@ -25,7 +25,7 @@ from trainers.engine import Plan, fit
 from trainers.jobs import run_job
 from trainers.notes import FOUND, SIDE, TRUE, Note, draw, note_taker
 from trainers.steps import DetectorTask
-from trainers.tracking import Tracker, check_store, open_tracker, scalars
+from trainers.tracking import Tracker, check_store, open_tracker, scalars, store_of
 
 MLFLOW = {"uri": None, "experiment": "wildshape"}
 
@@ -145,6 +145,10 @@ def test_a_store_that_cannot_be_is_refused_at_once(tmp_path: Path) -> None:
         port = free.getsockname()[1]
         check_store(f"http://127.0.0.1:{port}")
     check_store(f"sqlite:///{tmp_path}/deep/mlflow.db")
+    for name in ("deer%20farm", "deer?"):
+        with pytest.raises(InputError, match=r"^lake=.*: MLflow reads"):
+            store_of({"uri": None}, Lake(str(tmp_path / name)))
+    assert store_of({"uri": None}, Lake(str(tmp_path / "90% deer"))).endswith("/90% deer/mlflow.db")
     for uri in (f"http://127.0.0.1:{port}", "http://127.0.0.1:port", "sqlite:////proc/nope/mlflow.db"):
         with pytest.raises(InputError, match=rf"^mlflow\.uri={uri}: (no tracking server answers|cannot be written)"):
             check_store(uri)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -36,11 +37,13 @@ def store_of(mlflow: Mapping[str, Any], lake: Lake) -> str:
     """Tracking URI: `mlflow.uri`, else a SQLite file in a local lake, else what `MLFLOW_TRACKING_URI` names.
 
     Raises:
-        InputError: none of them; a lake in an object store cannot hold a SQLite file.
+        InputError: none of them; a lake in an object store cannot hold a SQLite file, nor one whose path is no address.
     """
     if mlflow["uri"]:
         return str(mlflow["uri"])
     if lake.files.is_local:
+        if re.search(r"%[0-9A-Fa-f]{2}|\?", lake.uri):  # of `a%20b` MLflow makes `a b`
+            raise InputError("lake", lake.uri, "MLflow reads `?` and `%20` as parts of an address: rename the folder")
         return f"sqlite:///{lake.uri}/mlflow.db"
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         return uri
