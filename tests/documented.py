@@ -141,6 +141,8 @@ def parse(piece: Piece) -> None:
         source = ROOT / "benchmarks" / f"{script}.py"
         if source.exists():
             text = source.read_text(encoding="utf-8")
+            for shared in re.findall(r"from benchmarks\.(\w+) import", text):  # experiments share a parser
+                text += (ROOT / "benchmarks" / f"{shared}.py").read_text(encoding="utf-8")
             for option in re.findall(r"(?<=\s)--[a-z][\w-]*", piece.text.split(script, 1)[1]):
                 assert f'"{option}"' in text, f"{source.name} has no option {option}"
         else:
