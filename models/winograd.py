@@ -104,7 +104,8 @@ def _room(name: str, like: torch.Tensor, *shape: int) -> torch.Tensor:
     """Memory of that name, kept for the next call: to ask the system for new pages takes longer than to fill them."""
     size, had = math.prod(shape), getattr(_rooms, name, None)
     if had is None or had.numel() < size or had.dtype != like.dtype:
-        had = torch.empty(size, dtype=like.dtype)
+        with torch.inference_mode(False):
+            had = torch.empty(size, dtype=like.dtype)
         setattr(_rooms, name, had)
     return had[:size].view(shape)
 

@@ -44,9 +44,8 @@ class Chosen:
     def pose(self) -> str | None:
         if self.cfg.pose or self.cfg.acsm:
             return self.cfg.pose and str(self.cfg.pose)
-        if given := self.record.config.get("pose_model"):
-            return str(given)
-        return self._held(self.record.network("pose"), "its 2D net", "pose")
+        pose = self.record.network("pose") or self.record.config.get("pose_model")  # it may lie outside the lake
+        return self._held(pose, "its 2D net", "pose")
 
     @property
     def detector(self) -> tuple[str, str]:

@@ -60,6 +60,8 @@ def open_model(path: str, kind: str, argument: str) -> Any:
     from models.checkpoint import KINDS, load_checkpoint
     from models.vitpose import ViTPose
 
+    if not isinstance(path, str):
+        raise InputError(argument, path, "must be the path of a checkpoint")
     try:
         model = load_checkpoint(path)
     except InputError as error:

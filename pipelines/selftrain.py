@@ -23,10 +23,11 @@ def check(cfg: Any) -> None:
     """
     from pipelines.detect import check_detector
     from pipelines.detectors import DETECTORS
-    from pipelines.model_files import check_model, open_model
+    from pipelines.model_files import check_model
     from pipelines.round_rules import check_rules, sizes
     from selection import check as check_selection
     from selection import policy_of
+    from trainers.cluster import check_batches
     from trainers.tracking import store_of
 
     check_rules(cfg)
@@ -50,9 +51,9 @@ def check(cfg: Any) -> None:
     for name in ("detector", "pose", "aux", "acsm"):
         check_settings(name, cfg.train[name])
     if cfg.pose_model is not None:
-        from trainers.start import check_trunk
-
-        check_trunk(open_model(cfg.pose_model, "pose", "pose_model"), cfg.train)
+        check_pose(cfg.pose_model, cfg.train)
+    trained = {"detector": cfg.detector_model is None, "pose": cfg.pose_model is None or cfg.retrain_pose}
+    check_batches(cfg.resources, cfg.train, [n for n in ("detector", "pose", "aux", "acsm") if trained.get(n, True)])
     if cfg.template is None:
         if cfg.category != cfg.sandbox.category:
             fix = f"give {cfg.category}'s template file, or leave category={cfg.sandbox.category} for the sandbox"
@@ -81,6 +82,21 @@ def check_foreign(cfg: Any) -> None:
     except InputError as error:
         name = "detector_model" if error.argument == "model" else error.argument
         raise InputError(name, error.value, error.fix) from None
+
+
+def check_pose(path: str, train: Any) -> None:
+    """Raise InputError unless a given 2D network can do all that one trained here does."""
+    from pipelines.model_files import open_model
+    from tables import QUADRUPED
+    from trainers.start import check_trunk
+
+    net = open_model(path, "pose", "pose_model")
+    known = net.config["keypoints"]
+    if known != len(QUADRUPED):
+        raise InputError("pose_model", path, f"knows {known} joints, not {len(QUADRUPED)}")
+    if "image_size" not in (getattr(net, "notes", None) or {}).get("job", {}).get("settings", {}):
+        raise InputError("pose_model", path, "does not say its image size: give one that `wildshape pose` trained")
+    check_trunk(net, train)
 
 
 def check_template(path: str) -> None:
@@ -123,7 +139,7 @@ def selftrain(cfg: Any) -> list[dict[str, Any]]:
         template = Template.load(template).keep(lake.files)
         stack.enter_context(connect(cfg.resources))
         check_room(cfg.resources)
-        check_training(cfg.resources, plain["train"], ("pose", "aux", "detector", "acsm"), stages=True)
+        check_training(cfg.resources, stages=True)
         group = stack.enter_context(TrainGroup(cfg.resources.train, lake))
         if cfg.template is None:
             world.ingest(cfg.lake, cfg.category, int(cfg.detect.crop_px), cfg.resources)

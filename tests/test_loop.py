@@ -311,6 +311,8 @@ def refused(folder: Path, module: str, *arguments: str) -> str:
         (["gate=0"], "gate=0"),
         (["teacher=me"], "teacher=me"),
         (["pose_model=nowhere"], "pose_model=nowhere"),
+        (["pose_model=17"], "pose_model=17"),
+        (["resources.train.workers=[1,24]"], "train.detector.plan.batch=16 is not enough for all"),
         (["retrain_pose=2"], "retrain_pose=2"),
         (["stop.kept=[0.5]"], "stop.kept=[0.5]"),
         (["stop.drop=-1"], "stop.drop=-1"),

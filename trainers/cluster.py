@@ -101,9 +101,8 @@ def connect(resources: Any) -> Iterator[None]:
         yield
         return
     address = resources.address
-    if not address:
-        for name, value in _FRUGAL.items():
-            os.environ.setdefault(name, value)  # which workers inherit
+    mine = {} if address else {name: value for name, value in _FRUGAL.items() if name not in os.environ}
+    os.environ.update(mine)  # which a local Ray's workers inherit; a cluster's nodes have their own
     try:
         ray.init(
             address=address or "local",
@@ -117,6 +116,9 @@ def connect(resources: Any) -> Iterator[None]:
         )
     except ConnectionError as error:
         raise InputError("resources.address", address, f"no Ray cluster answers ({error}); `ray start`?") from error
+    finally:
+        for name in mine:
+            del os.environ[name]
     ports = sorted({f"{n['NodeManagerAddress']}:{n['MetricsExportPort']}" for n in ray.nodes() if n["Alive"]})
     logs.event(_log, "Ray connected", address=address or "local", resources=ray.cluster_resources(), metrics=ports)
     context = ray.data.DataContext.get_current()
@@ -151,41 +153,52 @@ def check_room(resources: Any, name: str = "resources") -> None:
             raise InputError(f"{name}.{key}", booked, f"the local Ray has {most:g} for an actor to book")
 
 
-def check_training(resources: Any, train: Mapping[str, Any], names: Sequence[str], stages: bool) -> None:
-    """Refuse training workers that would wait for ever, or that are too many for a batch.
+def check_batches(resources: Any, train: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Raise InputError for a network of `names` whose batch has less items than there may be training workers.
 
     Args:
-        train: the `train` section of the config; of it the networks `names` are trained.
-        stages: whether a stage's actor must fit beside the workers, which stay while stages run.
-
-    Raises:
-        InputError: a batch of a network has less items than there may be workers; or the local Ray in use has no room.
+        train: the `train` section of the config.
     """
-    import ray
-
     wanted = resources.train.workers
-    least, most = (wanted, wanted) if isinstance(wanted, int) else (wanted[0], wanted[1])
+    most = wanted if isinstance(wanted, int) else wanted[1]
     for name in names:
         batch = train[name]["plan"]["batch"]
         if batch < most:
             raise InputError("resources.train.workers", most, f"train.{name}.plan.batch={batch} is not enough for all")
+
+
+def check_training(resources: Any, stages: bool) -> None:
+    """Refuse training workers for which the local Ray in use has no room, or that leave none for a stage's actor.
+
+    Either would wait for ever without a word. Of a list in `resources.train.workers` as many are started as fit.
+
+    Args:
+        stages: whether stages run beside the workers, which stay while they do.
+
+    Raises:
+        InputError: they book more CPUs or GPUs than there are.
+    """
+    import ray
+
     if resources.address:
         return
-    there = ray.cluster_resources()
+    there, wanted = ray.cluster_resources(), resources.train.workers
+    least, most = (wanted, wanted) if isinstance(wanted, int) else (wanted[0], wanted[1])
     for key, kind in (("cpus", "CPU"), ("gpus", "GPU")):
         booked, has = getattr(resources.train, key), there.get(kind, 0)
         beside = getattr(resources, key) if stages else 0
-        if least * booked + beside > has + 1e-9:
+        started = max(least, min(most, int(has / booked + 1e-9))) if booked else 0
+        if started * booked + beside > has + 1e-9:
             told = f" beside a stage's actor of {beside:g}" if beside else ""
-            fix = f"the local Ray has {has:g} {kind}s, too few for {least} training workers{told}: lower it"
+            fix = f"the local Ray has {has:g} {kind}s, too few for {started} training workers{told}: lower it"
             raise InputError(f"resources.train.{key}", booked, fix)
 
 
 def our_packages() -> dict[str, Any]:
-    """`runtime_env` that carries our packages, wherever they are installed, and what holds for every worker."""
+    """`runtime_env` that carries our packages, wherever they are installed."""
     folders = []
     for name in PACKAGES:
         spec = find_spec(name)
         if spec is not None and spec.origin:
             folders.append(os.path.dirname(spec.origin))
-    return {"py_modules": folders, "excludes": ["__pycache__"], "env_vars": _FRUGAL}
+    return {"py_modules": folders, "excludes": ["__pycache__"]}

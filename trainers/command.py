@@ -18,7 +18,7 @@ def train_command(cfg: Any, name: str, **extra: Any) -> dict[str, Any]:
 
     from tables import Lake
     from trainers import meters
-    from trainers.cluster import check_training, connect
+    from trainers.cluster import check_batches, check_training, connect
     from trainers.group import TrainGroup, training_bar
     from trainers.settings import check_settings
     from trainers.start import start_keys
@@ -30,6 +30,7 @@ def train_command(cfg: Any, name: str, **extra: Any) -> dict[str, Any]:
     check_settings(name, settings)
     starts = start_keys(cfg.train, name)
     settings.pop("start")
+    check_batches(cfg.resources, cfg.train, [name])
     kind = "pose" if name == "aux" else name
     job: dict[str, Any] = {"kind": kind, "name": name, "lake": lake.uri, "category": cfg.category, "settings": settings}
     job |= {"seed": int(cfg.seed), **starts, **extra}
@@ -38,7 +39,7 @@ def train_command(cfg: Any, name: str, **extra: Any) -> dict[str, Any]:
     title = f"train {name}"
     with tracker:
         with connect(cfg.resources):
-            check_training(cfg.resources, {name: settings}, [name], stages=False)
+            check_training(cfg.resources, stages=False)
             with (
                 TrainGroup(cfg.resources.train, lake) as group,
                 training_bar(title, int(settings["plan"]["steps"])) as show,

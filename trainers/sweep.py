@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from tables import InputError, Lake, fingerprint
-from trainers.cluster import connect
+from trainers.cluster import check_room, connect
 from trainers.sweep_picture import parallel
 from trainers.tracking import Tracker, open_tracker
 from trainers.tune import SPACE
@@ -63,6 +63,7 @@ def sweep(cfg: Any, lake: Lake, run: Mapping[str, Any], points: Sequence[dict[st
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     total = cfg.trials if cfg.search == "optuna" else len(tried)
     with connect(cfg.resources), Watcher(tracker, total) as watcher:
+        check_room(cfg.resources)
         logging.getLogger("ray.tune").setLevel(logging.ERROR)
         trial = tune.with_parameters(_trial, fixed=fixed)
         results = tune.Tuner(
