@@ -100,7 +100,9 @@ def test_size_after_resizing(width: int, height: int, side: int, kind: str) -> N
         assert small[1:3] == (width, height)
         assert (small[0] == data) == (kind == "jpg")
     else:
-        assert max(small[1:3]) == pytest.approx(max(width, height) * side / shorter, abs=side / shorter + 1)
+        longer = max(width, height) * side / shorter
+        # Decoded at a half, a quarter or an eighth, sides of few pixels are rounded before they are shrunk.
+        assert max(small[1:3]) == pytest.approx(longer, abs=side / shorter + 1 + longer / side)
 
 
 @pytest.mark.parametrize(("side", "least"), [(300, 32), (200, 32), (100, 28), (40, 26)])
