@@ -165,6 +165,7 @@ def labelled_metrics(lake: Lake, category: str, model: str) -> dict[str, dict[st
     import torch
 
     from models.checkpoint import load_checkpoint
+    from pipelines.model_files import image_size_of
     from trainers.data import load_labelled
     from trainers.evaluate import evaluate_pose
 
@@ -172,11 +173,6 @@ def labelled_metrics(lake: Lake, category: str, model: str) -> dict[str, dict[st
     size = image_size_of(net)
     data = {split: load_labelled(lake, category, split, size) for split in ("val", "test")}
     return {split: evaluate_pose(net, d, size) for split, d in data.items() if len(d)}
-
-
-def image_size_of(net: Any) -> int:
-    """Pixels of the square that a network of a checkpoint looks at."""
-    return int(net.notes["job"]["settings"]["image_size"])
 
 
 def held_out(lake: Lake, category: str, models: Mapping[str, str | None]) -> pa.Table | None:
@@ -190,6 +186,7 @@ def held_out(lake: Lake, category: str, models: Mapping[str, str | None]) -> pa.
     from models.checkpoint import load_checkpoint
     from models.crops import SEEN, stored_pixels, window
     from models.predict import in_photo, predict_all
+    from pipelines.model_files import image_size_of
     from trainers.data import decode_crops, label_table
 
     labels = label_table(lake, category, ["instance_id", "bbox", "crop", "keypoints", "split"])

@@ -45,10 +45,11 @@ class EvaluateWorker:
     def __call__(self, part: str, payload: Any) -> dict[str, int]:
         import pyarrow as pa
 
+        from pipelines.model_files import image_size_of
         from trainers.data import load_labelled
         from trainers.evaluate import evaluate_acsm, evaluate_pose
 
-        size = int(self.net.notes["job"]["settings"]["image_size"])
+        size = image_size_of(self.net)
         data = load_labelled(self.lake, self.category, payload, size)
         rows = []
         if len(data):

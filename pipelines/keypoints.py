@@ -79,10 +79,10 @@ def plan_infer(
 ) -> tuple[Dataset, dict[str, Any]]:
     """The `pseudo_labels` dataset and what its worker is made of; `instances` need not be there yet."""
     from models.checkpoint import load_checkpoint, weights_digest
+    from pipelines.model_files import image_size_of
 
     ids = {n: (weights_digest(p) if p else None) for n, p in models.items()}
-    notes: dict[str, Any] = {n: load_checkpoint(str(models[n])).notes for n in ("pose", "aux") if models[n]}
-    sizes = {n: int(made["job"]["settings"]["image_size"]) for n, made in notes.items()}
+    sizes = {n: image_size_of(load_checkpoint(str(models[n]))) for n in ("pose", "aux") if models[n]}
     aux_size = sizes.get("aux", sizes["pose"])
     identity: dict[str, Any] = {
         "stage": "keypoints", "version": VERSION, "round": round, "models": ids, "instances": instances.fingerprint,

@@ -159,8 +159,7 @@ def check_batches(resources: Any, train: Mapping[str, Any], names: Sequence[str]
     Args:
         train: the `train` section of the config.
     """
-    wanted = resources.train.workers
-    most = wanted if isinstance(wanted, int) else wanted[1]
+    _, most = _least_and_most(resources.train.workers)
     for name in names:
         batch = train[name]["plan"]["batch"]
         if batch < most:
@@ -182,8 +181,8 @@ def check_training(resources: Any, stages: bool) -> None:
 
     if resources.address:
         return
-    there, wanted = ray.cluster_resources(), resources.train.workers
-    least, most = (wanted, wanted) if isinstance(wanted, int) else (wanted[0], wanted[1])
+    there = ray.cluster_resources()
+    least, most = _least_and_most(resources.train.workers)
     for key, kind in (("cpus", "CPU"), ("gpus", "GPU")):
         booked, has = getattr(resources.train, key), there.get(kind, 0)
         beside = getattr(resources, key) if stages else 0
@@ -192,6 +191,11 @@ def check_training(resources: Any, stages: bool) -> None:
             told = f" beside a stage's actor of {beside:g}" if beside else ""
             fix = f"the local Ray has {has:g} {kind}s, too few for {started} training workers{told}: lower it"
             raise InputError(f"resources.train.{key}", booked, fix)
+
+
+def _least_and_most(workers: Any) -> tuple[int, int]:
+    """Of `resources.train.workers`, a number or a list of two."""
+    return (workers, workers) if isinstance(workers, int) else (workers[0], workers[1])
 
 
 def our_packages() -> dict[str, Any]:
