@@ -1,9 +1,20 @@
 """The lake that the experiments share: labels to draw from, a pool of web animals, and web animals kept apart.
 
-    python -m pipelines.selftrain lake=./lake rounds=0 sandbox.photo_px=320 sandbox.labelled.train=500 \
-        sandbox.labelled.test=200 sandbox.web.photos=3600 detect.crop_px=176 train.detector.plan.steps=700 \
+    python -m pipelines.selftrain lake=./lake rounds=0 sandbox=full sandbox.workers=2 sandbox.labelled.train=500 \
+        sandbox.labelled.test=300 detect.crop_px=176 train.detector.plan.steps=1500 \
         train.pose.plan.steps=1 train.aux.plan.steps=1 train.acsm.plan.steps=1
-    python -m benchmarks.study_world --lake ./lake --out .study_lake
+    python -m benchmarks.study_world --lake ./lake --out .study_lake/full
+
+Another species before real photos, a downloaded horse's rig and the parts of COCO photos without animals:
+
+    python tests/rig_keypoints.py Horse.glb horse.json
+    python -m benchmarks.backgrounds --coco instances.json --photos images --out backgrounds
+    python -m pipelines.selftrain lake=./horse rounds=0 sandbox.category=horse sandbox.rig=Horse.glb \
+        sandbox.keypoints=horse.json sandbox.backgrounds=backgrounds sandbox.photo_px=320 \
+        sandbox.labelled.train=250 sandbox.labelled.test=150 sandbox.labelled.as_web=0.5 sandbox.web.photos=1800 \
+        detect.crop_px=176 train.detector.plan.steps=1500 \
+        train.pose.plan.steps=1 train.aux.plan.steps=1 train.acsm.plan.steps=1
+    python -m benchmarks.study_world --lake ./horse --out .study_lake/horse
 
 Takes from a sandbox run what the experiments need and no more: labelled crops, the detector's crops of web photos, the
 template and the sealed truth, so that it fits on its way to a GPU machine. Photos are told apart by a hash of their id:

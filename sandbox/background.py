@@ -1,4 +1,4 @@
-"""Backdrops and things that stand in the way, painted with cheap noise: resized random grids.
+"""Backdrops, painted or cut from photos, and things that stand in the way, painted with cheap noise.
 
 Images are float32 RGB [H,W,3] in 0..1; alphas are float32 [H,W] in 0..1; lengths are in pixels.
 """
@@ -6,9 +6,13 @@ Images are float32 RGB [H,W,3] in 0..1; alphas are float32 [H,W] in 0..1; length
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
+
+from models.photo import decode_photo
+from tables import InputError
 
 Colour = tuple[float, float, float]
 GREENS: tuple[Colour, ...] = ((0.20, 0.34, 0.11), (0.32, 0.44, 0.16), (0.44, 0.48, 0.20), (0.14, 0.26, 0.13))
@@ -64,6 +68,31 @@ def paint(rng: np.random.Generator, kind: str, h: int, w: int, horizon: float) -
         image = over(image, fence(rng, h, w, horizon + 0.10 * h, h * rng.uniform(0.16, 0.3)))
     blur = rng.uniform(0, 0.011) * w
     return np.clip(cv2.GaussianBlur(image, (0, 0), blur) if blur > 0.4 else image, 0, 1)
+
+
+def cut(rng: np.random.Generator, folder: str, h: int, w: int) -> np.ndarray:
+    """A backdrop cut from one of the photos of a folder: any part of at least half its sides, by chance mirrored.
+
+    Raises:
+        InputError: the file is not a photo.
+    """
+    files = photos_of(folder)
+    path = files[rng.integers(len(files))]
+    photo = decode_photo(Path(path).read_bytes())
+    if photo is None:
+        raise InputError("sandbox.backgrounds", path, "is no photo that can be read; remove it from the folder")
+    scale = min(photo.shape[0] / h, photo.shape[1] / w) * rng.uniform(0.5, 1)
+    tall, wide = max(1, int(scale * h)), max(1, int(scale * w))
+    y, x = rng.integers(photo.shape[0] - tall + 1), rng.integers(photo.shape[1] - wide + 1)
+    part = photo[y : y + tall, x : x + wide][:, :: 1 if rng.random() < 0.5 else -1]
+    method = cv2.INTER_AREA if scale > 1 else cv2.INTER_CUBIC
+    return cv2.resize(np.ascontiguousarray(part), (w, h), interpolation=method).astype(np.float32) / 255
+
+
+def photos_of(folder: str) -> tuple[str, ...]:
+    """Paths of the JPEG, PNG and WebP files of a folder, sorted by name."""
+    endings = (".jpg", ".jpeg", ".png", ".webp")
+    return tuple(sorted(str(p) for p in Path(folder).iterdir() if p.suffix.lower() in endings))
 
 
 def over(image: np.ndarray, layer: Layer) -> np.ndarray:

@@ -51,12 +51,16 @@ LABELLED = Style((-5, 25), 4, 0.25, (0.88, 0.12, 0, 0), 0.10, 0.25, 0.10, (0.60,
 WEB = Style((-15, 50), 10, 0.70, (0.58, 0.25, 0.11, 0.06), 0.22, 0.45, 0.30, (0.42, 1.30), 1.0, 1.0, 0.13)
 
 
-def take(template: Template, style: Style, rng: np.random.Generator, px: int, subject: str = "animals") -> Photo:
+def take(
+    template: Template, style: Style, rng: np.random.Generator, px: int, subject: str = "animals",
+    backgrounds: str | None = None,
+) -> Photo:  # fmt: skip
     """One photo: `subject` is `animals`, `strangers` (distractors only) or `nothing`.
 
     Args:
         template: the kind that is labelled.
         px: longer side of the photo.
+        backgrounds: folder of photos to cut the backdrop from; None: it is painted.
     """
     aspect = ASPECTS[rng.integers(len(ASPECTS))]
     w, h = (round(px * a / max(aspect)) for a in aspect)
@@ -68,7 +72,7 @@ def take(template: Template, style: Style, rng: np.random.Generator, px: int, su
     horizon = 0.5 * h - np.tan(np.deg2rad(elevation)) * 1.2 * max(h, w)
     horizon = float(np.clip(min(horizon, feet - 0.06 * h), -0.6 * h, 0.85 * h))
     kind = str(rng.choice(SCENES))
-    backdrop = background.paint(rng, kind, h, w, horizon)
+    backdrop = background.cut(rng, backgrounds, h, w) if backgrounds else background.paint(rng, kind, h, w, horizon)
     backdrop = backdrop * np.float32(rng.uniform(0.8, 1.1))
     fronts = [_front(p, style, rng, h, w, kind) for p in animals]
     image, seen = render(backdrop, animals, fronts, light)
@@ -76,16 +80,21 @@ def take(template: Template, style: Style, rng: np.random.Generator, px: int, su
     return Photo(final, jpeg(final, int(rng.integers(40, 96))), seen)
 
 
-def take_labelled(template: Template, rng: np.random.Generator, px: int, tries: int = 40) -> Photo:
-    """A photo fit for labelling: the first animal is seen well enough (half of it, ten keypoints, a fair size).
+def take_labelled(
+    template: Template, rng: np.random.Generator, px: int, as_web: float = 0.0, backgrounds: str | None = None,
+    tries: int = 40,
+) -> Photo:  # fmt: skip
+    """A photo fit for labelling: each animal of the kind is seen well enough (half of it, ten keypoints, a fair size).
 
-    The other animals of the kind count as labelled too if half of them is seen.
+    Args:
+        as_web: chance that it is as varied as the web's.
 
     Raises:
         ValueError: no such photo in `tries`.
     """
+    style = WEB if as_web and rng.random() < as_web else LABELLED
     for _ in range(tries):
-        photo = take(template, LABELLED, rng, px)
+        photo = take(template, style, rng, px, backgrounds=backgrounds)
         good = [s for s in photo.animals if s.target and _fit(s)]
         if good and len(good) == sum(s.target for s in photo.animals):
             return photo

@@ -41,11 +41,12 @@ def shoot(task: tuple[Shot, dict[str, Any]]) -> tuple[str, Taken]:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     rng = generator(config["seed"], shot)
-    template = template_from(config.get("rig"), config.get("keypoints"))
+    template, backgrounds = template_from(config.get("rig"), config.get("keypoints")), config.get("backgrounds")
     if shot.style == "labelled":
-        photo = take_labelled(template, rng, config["photo_px"])
+        as_web = config["labelled"].get("as_web", 0.0)
+        photo = take_labelled(template, rng, config["photo_px"], as_web, backgrounds)
     else:
-        photo = take(template, WEB, rng, config["photo_px"], shot.subject)
+        photo = take(template, WEB, rng, config["photo_px"], shot.subject, backgrounds)
     with open(shot.path, "wb") as f:  # no need for atomic writes: the world is sealed last
         f.write(photo.data)
     h, w = photo.image.shape[:2]

@@ -22,12 +22,13 @@ from typing import Any
 import models
 import sandbox
 from sandbox import web
+from sandbox.background import photos_of
 from sandbox.labelled import SPLITS, coco
 from sandbox.shots import Shot, shoot, single_thread
 from tables import InputError, fingerprint, write_atomically
 
 # The modules that decide what a world looks like: a change in any of them is another world.
-GEOMETRY = ("articulation", "camera", "raster")
+GEOMETRY = ("articulation", "camera", "photo", "raster")
 GENERATOR = (
     "animal", "background", "individual", "labelled", "lens", "photo", "scene", "shots", "surface", "web", "world",
     "yfcc",
@@ -129,6 +130,12 @@ def check(config: Mapping[str, Any]) -> None:
         path = config.get(key)
         if path is not None and not os.path.isfile(path):
             raise InputError(f"sandbox.{key}", path, "no such file")
+    folder = config.get("backgrounds")
+    if folder is not None and not (os.path.isdir(folder) and photos_of(folder)):
+        raise InputError("sandbox.backgrounds", folder, "must be a folder with JPEG, PNG or WebP photos in it")
+    as_web = config["labelled"].get("as_web", 0.0)
+    if not 0 <= as_web <= 1:
+        raise InputError("sandbox.labelled.as_web", as_web, "is a share: 0 to 1")
     total = sum(config["web"]["shares"].values())
     if total > 1:
         raise InputError("sandbox.web.shares", dict(config["web"]["shares"]), f"they add up to {total:.2f}, above 1")
@@ -176,6 +183,8 @@ def _identity(config: Mapping[str, Any]) -> str:
     for key in ("rig", "keypoints"):
         if made_of.get(key):
             made_of[key] = file_digest(made_of[key])
+    if made_of.get("backgrounds"):
+        made_of["backgrounds"] = [file_digest(path) for path in photos_of(made_of["backgrounds"])]
     return fingerprint({"config": made_of, "generator": code.hexdigest()})
 
 

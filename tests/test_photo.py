@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from models.camera import project
 from sandbox.animal import animal
-from sandbox.background import SCENES, Layer, paint
+from sandbox.background import SCENES, Layer, cut, paint
 from sandbox.individual import Individual, draw_coat
 from sandbox.photo import Light, Placed, render
 from sandbox.scene import LABELLED, WEB, take, take_labelled, view
-from tables import QUADRUPED
+from tables import QUADRUPED, InputError
 
 NAMES = QUADRUPED.names
 LIGHT = Light(
@@ -139,6 +142,47 @@ def test_labelled_photos_are_fit_for_labels() -> None:
         targets = [s for s in photo.animals if s.target]
         assert targets
         assert all(s.share > 0.5 and (s.keypoints[:, 2] > 0).sum() >= 10 for s in targets)
+
+
+def test_labelled_photos_as_varied_as_the_webs_are_still_fit() -> None:
+    for seed in range(5):
+        rng, again = np.random.default_rng(seed), np.random.default_rng(seed)
+        photo = take_labelled(animal(), rng, 160, as_web=1.0)
+        assert all(s.share > 0.5 and (s.keypoints[:, 2] > 0).sum() >= 10 for s in photo.animals if s.target)
+        again.random()  # the draw that says which it is
+        assert any(take(animal(), WEB, again, 160).data == photo.data for _ in range(40))
+
+
+def test_a_backdrop_is_any_part_of_a_photo_either_way_round(tmp_path: Path) -> None:
+    ramp = np.empty((90, 160, 3), np.uint8)
+    ramp[:] = (200, 40, 10)  # RGB
+    ramp[..., 1] = np.linspace(20, 220, 160).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), ramp[..., ::-1])
+    (tmp_path / "notes.txt").write_text("no photo")
+    lows, ways = set(), set()
+    for seed in range(12):
+        image = cut(np.random.default_rng(seed), str(tmp_path), 60, 80)
+        assert image.shape == (60, 80, 3)
+        assert image.dtype == np.float32
+        np.testing.assert_allclose(image[..., 0], 200 / 255, atol=1e-6)
+        np.testing.assert_allclose(image[..., 2], 10 / 255, atol=1e-6)
+        lows.add(round(float(image[..., 1].min()), 2))
+        ways.add(bool(image[0, 0, 1] < image[0, -1, 1]))
+    assert len(lows) > 4
+    assert ways == {True, False}
+
+
+def test_a_photo_may_be_taken_before_another(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.jpg"), np.full((100, 100, 3), (0, 0, 250), np.uint8))  # BGR: all red
+    photo = take(animal(), LABELLED, np.random.default_rng(1), 160, "nothing", str(tmp_path))
+    assert (photo.image[..., 0].astype(int) > photo.image[..., 1].astype(int) + 60).mean() > 0.99
+    assert take(animal(), LABELLED, np.random.default_rng(1), 160, backgrounds=str(tmp_path)).animals
+
+
+def test_a_background_that_is_no_photo_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"no photo")
+    with pytest.raises(InputError, match=r"sandbox.backgrounds=.*broken.jpg"):
+        cut(np.random.default_rng(0), str(tmp_path), 60, 80)
 
 
 def test_subjects_are_what_was_asked_for() -> None:

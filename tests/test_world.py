@@ -14,7 +14,7 @@ import pytest
 
 from sandbox.labelled import rle
 from sandbox.web import plan
-from sandbox.world import World, build_world
+from sandbox.world import World, build_world, locate
 from sandbox.yfcc import UNAVAILABLE, mirror_hash
 from tables import QUADRUPED, InputError, to_numpy
 
@@ -170,12 +170,23 @@ def test_workers_and_an_earlier_attempt_change_nothing(tmp_path) -> None:
     assert first == second
 
 
+def test_backgrounds_count_by_what_they_show(tmp_path: Path) -> None:
+    def world(folder: str, value: int) -> str:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / folder / "a.png"), np.full((9, 9, 3), value, np.uint8))
+        return locate(str(tmp_path / "w"), {**CONFIG, "backgrounds": str(tmp_path / folder)}).fingerprint
+
+    assert world("one", 7) == world("two", 7) != world("two", 8)
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"photo_px": 8}, "sandbox.photo_px"),
         ({"workers": 0}, "sandbox.workers"),
         ({"labelled": {"train": 0, "val": 1, "test": 1}}, "sandbox.labelled.train"),
+        ({"labelled": {"train": 1, "val": 1, "test": 1, "as_web": 1.5}}, "sandbox.labelled.as_web"),
+        ({"backgrounds": "/nowhere"}, "sandbox.backgrounds"),
         ({"rig": "/nowhere.glb", "keypoints": "/nowhere.json"}, "sandbox.rig"),
         ({"rig": "/nowhere.glb"}, "sandbox.rig"),
         ({"web": {"photos": 10, "reserved": 0, "shares": {"dead": 0.8, "nothing": 0.4}}}, "sandbox.web.shares"),
