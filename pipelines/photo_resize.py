@@ -32,7 +32,7 @@ def resize(data: bytes, verdict: Verdict, side: int) -> tuple[bytes, int, int, i
     Returns:
         JPEG bytes (quality 95), width, height, dhash.
     """
-    shorter = min(verdict.width, verdict.height)
+    shorter, longer = sorted((verdict.width, verdict.height))
     times, flag = next((t, f) for t, f in _REDUCED if t == 1 or shorter >= 1.15 * t * side)
     photo = _decode(data, flag)
     if photo is None:
@@ -40,7 +40,8 @@ def resize(data: bytes, verdict: Verdict, side: int) -> tuple[bytes, int, int, i
     height, width = photo.shape[:2]
     shrink = side / min(height, width)
     if shrink < 1:
-        width, height = max(1, round(width * shrink)), max(1, round(height * shrink))
+        long = round(longer * side / shorter)  # of the photo's own sides: a reduced decode has rounded them
+        width, height = (long, side) if width >= height else (side, long)
         averaged = times > 1 and shrink > 1 / 1.75
         photo = cv2.resize(photo, (width, height)) if averaged else _shrink(photo, width, height)
     elif shorter <= side and image_kind(data) == "JPEG":
