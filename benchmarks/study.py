@@ -27,6 +27,11 @@ from selection import CRITERIA, aurc_table, pseudo_label_pck, score, select
 KEPT = (100, 300, 1000)
 PAPER = ("kp_conf", "cf_mt", "cf_cm", "cf_cm2")
 CONTROLS = ("random", "oracle")
+# Ours at 300; `calibrated_conf` orders as `kp_conf` does.
+OURS = (
+    "rank_fusion", "agreement", "small_loss", "visible_cm2", "heatmap_cm2", "pck_cm2", "pck_mt", "pck_cm",
+)  # fmt: skip
+RULES = {"gate 0.1": {"gate": 0.1}, "60 a view": {"per_view": 60}}
 LABELS = (50, 150, 500)
 ROUNDS = 4
 # Labels and pseudo-labels alike to the end, every joint by its confidence: the reference's mixing.
@@ -48,6 +53,8 @@ ARMS = [
     *(Arm(f"{c} {n}", criterion=c, keep=n) for c in PAPER + CONTROLS for n in KEPT if (c, n) != ("cf_cm2", 300)),
     Arm("cf_cm2 300, shuffled", shuffled=True),
     *(Arm(f"cf_cm2 300 with {n} labels", n) for n in LABELS if n != 150),
+    *(Arm(f"{c} 300", criterion=c) for c in OURS),
+    *(Arm(f"cf_cm2 300, {name}", rules=rules) for name, rules in RULES.items()),
 ]
 SPECIES = (
     "labels only", "all web", "random 300", "oracle 300", "kp_conf 300", "cf_mt 300", "cf_cm 300", "cf_cm2 300", "loop",
@@ -86,9 +93,9 @@ def judge(bench: Bench, seed: int) -> dict[str, Any]:
     other = rows["truth_keypoints"].is_null().to_numpy()
     charged = np.where(np.isfinite(error), np.minimum(error, WRONG), WRONG)
     quality = []
-    for criterion in (*PAPER, *CONTROLS):
+    for criterion in (*PAPER, *CONTROLS, *OURS):
         params = {"seed": seed} if "seed" in CRITERIA[criterion].params else {}
-        for n in KEPT:
+        for n in KEPT if criterion not in OURS else (300,):
             kept = select(rows, criterion, n, **params).sort_by("instance_id")["selected"].to_numpy()
             # `rows` are sorted by id as well: the order of a dataset that is read.
             good = pseudo_label_pck(rows, kept & ~other, (0.1,))[0]

@@ -187,9 +187,8 @@ def run_arm(bench: Bench, arm: Arm, seed: int) -> list[dict[str, Any]]:
         table = judged(bench, pseudo, pool)
         params = {"seed": seed} if "seed" in CRITERIA[arm.criterion].params else {}
         kept = select(table, arm.criterion, arm.keep, **params, **arm.rules)
-        selection = Lake(bench.work).dataset(
-            "selections", pseudo.category, {"arm": bench.mark(arm), "pseudo": pseudo.fingerprint}, slot=arm.name
-        )
+        identity = {"arm": bench.mark(arm), "pseudo": pseudo.fingerprint, "rules": dict(arm.rules)}
+        selection = Lake(bench.work).dataset("selections", pseudo.category, identity, slot=arm.name)
         commit(selection, kept)
         if arm.shuffled:
             pseudo = _shuffled(bench, pseudo, table, kept, seed)

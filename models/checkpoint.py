@@ -91,3 +91,8 @@ def load_checkpoint(path: str, animals3d: str | None = None) -> nn.Module:
         raise InputError("checkpoint", path, f"not a readable wildshape checkpoint ({reason})") from error
     model.notes = described["notes"]
     return model.eval()
+
+
+def image_size_of(net: Any) -> int:
+    """Pixels of the square that a network that `load_checkpoint` gave looks at."""
+    return int(net.notes["job"]["settings"]["image_size"])

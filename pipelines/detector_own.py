@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.checkpoint import load_checkpoint, weights_digest
+from models.checkpoint import image_size_of, load_checkpoint, weights_digest
 from models.heatmap import decode_boxes
 from models.photo import letterbox, normalise
 from pipelines.detect_rules import Rules
@@ -28,7 +28,7 @@ class Own:
 
     def __init__(self, model: str, rules: Rules, device: str) -> None:
         self.net = load_checkpoint(model).to(device)
-        self.size = int(self.net.notes["job"]["settings"]["image_size"])  # type: ignore[index]
+        self.size = image_size_of(self.net)
         self.rules, self.device = rules, device
 
     def shape(self, height: int, width: int) -> tuple[int, int]:

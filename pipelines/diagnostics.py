@@ -164,15 +164,11 @@ def labelled_metrics(lake: Lake, category: str, model: str) -> dict[str, dict[st
     """
     import torch
 
-    from models.checkpoint import load_checkpoint
-    from pipelines.model_files import image_size_of
-    from trainers.data import load_labelled
-    from trainers.evaluate import evaluate_pose
+    from models.checkpoint import image_size_of, load_checkpoint
+    from trainers.jobs import evaluate_labelled
 
     net: Any = load_checkpoint(model).to("cuda" if torch.cuda.is_available() else "cpu")
-    size = image_size_of(net)
-    data = {split: load_labelled(lake, category, split, size) for split in ("val", "test")}
-    return {split: evaluate_pose(net, d, size) for split, d in data.items() if len(d)}
+    return evaluate_labelled("pose", net, lake, category, image_size_of(net))
 
 
 def held_out(lake: Lake, category: str, models: Mapping[str, str | None]) -> pa.Table | None:
@@ -183,10 +179,9 @@ def held_out(lake: Lake, category: str, models: Mapping[str, str | None]) -> pa.
     """
     import torch
 
-    from models.checkpoint import load_checkpoint
+    from models.checkpoint import image_size_of, load_checkpoint
     from models.crops import SEEN, stored_pixels, window
     from models.predict import in_photo, predict_all
-    from pipelines.model_files import image_size_of
     from trainers.data import decode_crops, label_table
 
     labels = label_table(lake, category, ["instance_id", "bbox", "crop", "keypoints", "split"])

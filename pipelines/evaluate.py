@@ -36,24 +36,23 @@ class EvaluateWorker:
     """Evaluates on one split and commits it as one part."""
 
     def __init__(self, lake: str, category: str, kind: str, model: str, model_id: str, output: Dataset) -> None:
-        from models.checkpoint import load_checkpoint
+        from models.checkpoint import image_size_of, load_checkpoint
 
         self.net: Any = load_checkpoint(model)
+        self.size = image_size_of(self.net)
         self.lake, self.category, self.kind, self.output = Lake(lake), category, kind, output
         self.model, self.model_id = model, model_id
 
     def __call__(self, part: str, payload: Any) -> dict[str, int]:
         import pyarrow as pa
 
-        from pipelines.model_files import image_size_of
         from trainers.data import load_labelled
         from trainers.evaluate import evaluate_acsm, evaluate_pose
 
-        size = image_size_of(self.net)
-        data = load_labelled(self.lake, self.category, payload, size)
+        data = load_labelled(self.lake, self.category, payload, self.size)
         rows = []
         if len(data):
-            m = evaluate_acsm(self.net, data) if self.kind == "acsm" else evaluate_pose(self.net, data, size)
+            m = evaluate_acsm(self.net, data) if self.kind == "acsm" else evaluate_pose(self.net, data, self.size)
             found = {**m, **{name: list(m[name].values()) for name in ("pck", "joints")}}
             found |= {"model": self.model, "model_id": self.model_id}
             rows.append({**found, "split": payload})

@@ -78,8 +78,7 @@ def plan_infer(
     lake: Lake, category: str, instances: Dataset, models: dict[str, str | None], round: int
 ) -> tuple[Dataset, dict[str, Any]]:
     """The `pseudo_labels` dataset and what its worker is made of; `instances` need not be there yet."""
-    from models.checkpoint import load_checkpoint, weights_digest
-    from pipelines.model_files import image_size_of
+    from models.checkpoint import image_size_of, load_checkpoint, weights_digest
 
     ids = {n: (weights_digest(p) if p else None) for n, p in models.items()}
     sizes = {n: image_size_of(load_checkpoint(str(models[n]))) for n in ("pose", "aux") if models[n]}

@@ -69,8 +69,3 @@ def open_model(path: str, kind: str, argument: str) -> Any:
     if not isinstance(model, (KINDS[kind], ViTPose) if kind == "pose" else KINDS[kind]):
         raise InputError(argument, path, f"holds a {type(model).__name__}, not a {KINDS[kind].__name__}")
     return model
-
-
-def image_size_of(net: Any) -> int:
-    """Pixels of the square that a network of a checkpoint looks at."""
-    return int(net.notes["job"]["settings"]["image_size"])

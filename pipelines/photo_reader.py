@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from models.checkpoint import image_size_of
 from models.crops import SEEN, stored_pixels, window
 from models.photo import decode_photo
 from models.predict import in_photo, predict_acsm, predict_pose
@@ -146,7 +147,7 @@ class PhotoReader:
         out = predict_acsm(self.acsm, decode_crops(crops, stored_pixels(self.acsm.config["image_size"])), mesh=True)
         joints: Any = [None] * len(crops)
         if self.pose is not None:
-            size = int(self.pose.notes["job"]["settings"]["image_size"])
+            size = image_size_of(self.pose)
             joints = in_photo(predict_pose(self.pose, decode_crops(crops, stored_pixels(size)), size), windows)
         reprojected = in_photo(out.keypoints[:, 0], windows)
         camera, angles, vertices, prob = (f[:, 0].cpu() for f in (out.camera, out.angles, out.vertices, out.prob))

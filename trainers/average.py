@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from models.checkpoint import checkpoint_bytes, load_checkpoint, weights_digest
+from models.checkpoint import checkpoint_bytes, image_size_of, load_checkpoint, weights_digest
 from tables import Lake, fingerprint
 from trainers.data import load_labelled
 from trainers.evaluate import evaluate_acsm
@@ -33,7 +33,7 @@ def average(lake: Lake, category: str, former: str, newest: str) -> dict[str, An
         for name, tensor in kept.state_dict().items():
             if tensor.is_floating_point():
                 tensor.lerp_(weights[name], SHARE)
-    data = load_labelled(lake, category, "val", int(notes["job"]["settings"]["image_size"]))
+    data = load_labelled(lake, category, "val", image_size_of(other))
     metrics = {"val": evaluate_acsm(kept, data)} if len(data) else {}  # type: ignore[arg-type]
     known = {"model_id": fingerprint(identity), "kind": "average", "metrics": metrics, "of": identity["of"]}
     lake.files.write(f"{folder}/model.safetensors", checkpoint_bytes(kept, {**notes, "metrics": metrics}))

@@ -99,7 +99,7 @@ def run_job(
         raise InputError(
             f"train.{job.get('name', job['kind'])}.plan.lr", plan.lr, f"{error}: give a lower one"
         ) from error
-    metrics = _evaluate(job, lake, model, rank, world)
+    metrics = evaluate_labelled(job["kind"], model, lake, job["category"], size, rank, world)
     known = {
         "model": path, "model_id": model_id, "kind": job["kind"], "metrics": metrics, "items": items, "job": dict(job),
     }  # fmt: skip
@@ -154,17 +154,24 @@ def _crop_data(lake: Lake, job: Mapping[str, Any]) -> tuple[Instances, int]:
     return data, labels
 
 
-def _evaluate(job: Mapping[str, Any], lake: Lake, model: Any, rank: int, world: int) -> dict[str, Any]:
-    size = int(job["settings"]["image_size"])
-    found = {}
+def evaluate_labelled(
+    kind: str, model: Any, lake: Lake, category: str, size: int, rank: int = 0, world: int = 1
+) -> dict[str, dict[str, Any]]:
+    """What a network of a kind is worth on the labelled validation and test images, by split; empty ones left out.
+
+    Args:
+        size: pixels of the square that it looks at.
+        rank, world: of workers that share the images.
+    """
+    found: dict[str, dict[str, Any]] = {}
     for split in SPLITS:
-        if job["kind"] == "detector":
-            photos, boxes, _ = labelled_photos(lake, job["category"], split, size)
+        if kind == "detector":
+            photos, boxes, _ = labelled_photos(lake, category, split, size)
             if len(photos):
                 found[split] = evaluate_detector(model, photos, boxes, rank=rank, world=world)
             continue
-        data = load_labelled(lake, job["category"], split, size)
-        if len(data) and job["kind"] == "acsm":
+        data = load_labelled(lake, category, split, size)
+        if len(data) and kind == "acsm":
             found[split] = evaluate_acsm(model, data, rank, world)
         elif len(data):
             found[split] = evaluate_pose(model, data, size, rank, world)
