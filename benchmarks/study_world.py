@@ -56,11 +56,13 @@ def distil(lake: Lake, run: str, out: Path) -> dict[str, Any]:
     done = lake.files.read_json(f"runs/{run}/run.json")
     category = done["category"]
     found = lake.find("instances", category, rounds[0]["instances"].rpartition("/")[2])
-    template = Path(done["template"])
-    seal = json.loads((template.parent / "_world.json").read_text(encoding="utf-8"))
+    worlds = list(Path(lake.files.local("sandbox")).glob("*/_world.json"))
+    if len(worlds) != 1:
+        raise SystemExit(f"--lake {lake.uri}: has {len(worlds)} sandboxes, give one with a run in the only sandbox")
+    seal = json.loads(worlds[0].read_text(encoding="utf-8"))
     out.mkdir(parents=True, exist_ok=True)
-    shutil.copy(template, out / "animal.template")
-    shutil.copy(template.parent / "truth.parquet", out / "truth.parquet")
+    shutil.copy(done["template"], out / "animal.template")
+    shutil.copy(worlds[0].parent / "truth.parquet", out / "truth.parquet")
 
     labelled = label_table(lake, category)
     web = found.read()
