@@ -45,6 +45,7 @@ from trainers.steps import ACSMTask, CropTask, PoseTask
 SIZE = 256
 SCHEDULE, SHORT = 70_000, 1_000  # steps of a whole training, and of one that is not compiled
 WARM = 30
+TURNS = 3  # of one GPU alone and all together
 PARTS = ("short", "compiled", "scaling", "schedule")
 # The settings of conf/train/full.yaml.
 POSE_AUGMENT = {"rotate": 30, "zoom": 0.25, "shift": 0.0, "flip": 0.5, "colour": 0.2}
@@ -97,9 +98,10 @@ def on_one_gpu(parts: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def across_gpus() -> Iterator[dict[str, Any]]:
-    """The time of a step on one GPU alone, and on all with as many images for each GPU.
+    """The time of a step on one GPU alone, and on all with as many images for each GPU, by turns.
 
-    All GPUs measure the first at once, and their mean counts. They are warm then: a cold one is 3 % faster.
+    All GPUs measure the first at once, and their mean counts; the speedup is the median of the turns. A GPU that was
+    idle is some 3 % faster than one that has worked for a while: one long turn after the other would compare the two.
     """
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     device = f"cuda:{os.environ['LOCAL_RANK']}"
@@ -107,15 +109,18 @@ def across_gpus() -> Iterator[dict[str, Any]]:
     distributed.init_process_group("nccl", device_id=torch.device(device))
     data, rows = photos(1024), []
     step_ms(make("acsm H=1", data, device), 256, SHORT, device)
-    for steps, batch in ((SHORT, 128), (SHORT, 12), (SHORT, 256)):
-        alone = step_ms(make("acsm H=1", data, device), batch, steps, device)
-        each = [0.0] * world  # GPUs of a kind differ, and together they go at the pace of the slowest
-        distributed.all_gather_object(each, alone["ms"])
-        both = step_ms(make("acsm H=1", data, device), batch * world, steps, device, rank, world)
+    for batch in (128, 12, 256):
+        alone, both = [], []
+        for _ in range(TURNS):
+            each = [0.0] * world  # GPUs of a kind differ, and together they go at the pace of the slowest
+            distributed.all_gather_object(each, step_ms(make("acsm H=1", data, device), batch, SHORT, device)["ms"])
+            alone.append(each)
+            net = make("acsm H=1", data, device)
+            both.append(step_ms(net, batch * world, SHORT, device, rank, world)["ms"])
         rows.append({
-            "images_per_gpu": batch, "compiled": steps == SCHEDULE, "ms_one_gpu": each,
-            f"ms_{world}_gpus": both["ms"], "images_per_s": round(1e3 * batch * world / both["ms"]),
-            "speedup": round(sum(each) / both["ms"], 3),
+            "images_per_gpu": batch, "compiled": False, "ms_one_gpu": alone, f"ms_{world}_gpus": both,
+            "images_per_s": round(1e3 * batch * world / statistics.median(both)),
+            "speedup": round(statistics.median(sum(a) / b for a, b in zip(alone, both, strict=True)), 3),
         })  # fmt: skip
         yield {"workers": rows}
     distributed.destroy_process_group()

@@ -209,6 +209,7 @@ class AverageOverWorkers:
     def __init__(self, share: float) -> None:
         self.share = share
         self.short: list[torch.Tensor] = []
+        self.short_gradients: list[torch.Tensor] = []
         self.sent: list[Any] = []
 
     def __enter__(self) -> AverageOverWorkers:
@@ -217,30 +218,42 @@ class AverageOverWorkers:
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is not None:
             return
-        if self.short:
-            flat = torch.cat(self.short)
+        joined = [*self.short, *self.short_gradients]
+        if joined:
+            flat = torch.cat(joined)
+            flat[: sum(t.numel() for t in self.short)] *= self.share
             self._send(flat)
         for work in self.sent:
             work.wait()
-        if self.short:
-            torch._foreach_copy_(self.short, list(flat.split([t.numel() for t in self.short])))
+        if joined:
+            torch._foreach_copy_(joined, list(flat.split([t.numel() for t in joined])))
 
     def add(self, *tensors: torch.Tensor) -> None:
         for t in tensors:
-            in_memory = t.as_strided((t.numel(),), (1,))  # whatever the strides: channels_last needs no transposition
             if t.nbytes < self.LONG:
-                self.short.append(in_memory)
+                self.short.append(_in_memory(t))
             else:
-                self._send(in_memory)
+                self._send(_in_memory(t).mul_(self.share))
 
     def gradients_of(self, parameters: Sequence[nn.Parameter], loss: torch.Tensor) -> None:
-        """Go backward from the loss and add each gradient when it is there."""
-        hooks = [p.register_post_accumulate_grad_hook(lambda p: self.add(p.grad)) for p in parameters]
+        """Go backward from this worker's share of the loss and let each gradient leave when it is there."""
+        hooks = [p.register_post_accumulate_grad_hook(lambda p: self._leave(p.grad)) for p in parameters]
         try:
-            loss.backward()
+            (loss * self.share).backward()
         finally:
             for hook in hooks:
                 hook.remove()
 
+    def _leave(self, gradient: torch.Tensor) -> None:
+        if gradient.nbytes < self.LONG:
+            self.short_gradients.append(_in_memory(gradient))
+        else:
+            self._send(_in_memory(gradient))
+
     def _send(self, values: torch.Tensor) -> None:
-        self.sent.append(distributed.all_reduce(values.mul_(self.share), async_op=True))
+        self.sent.append(distributed.all_reduce(values, async_op=True))
+
+
+def _in_memory(t: torch.Tensor) -> torch.Tensor:
+    """A dense tensor's values [N] as they lie, whatever the strides: channels_last needs no transposition."""
+    return t.as_strided((t.numel(),), (1,))
