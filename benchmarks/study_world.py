@@ -3,7 +3,7 @@
     python -m pipelines.selftrain lake=./lake rounds=0 sandbox=full sandbox.workers=2 sandbox.labelled.train=500 \
         sandbox.labelled.test=300 detect.crop_px=176 train.detector.plan.steps=1500 \
         train.pose.plan.steps=1 train.aux.plan.steps=1 train.acsm.plan.steps=1
-    python -m benchmarks.study_world --lake ./lake --out .study_lake/full
+    python -m benchmarks.study_world --lake ./lake --out .study_lake/full --picture docs/images/study_world.jpg
 
 Another species before real photos, a downloaded horse's rig and the parts of COCO photos without animals:
 
@@ -32,10 +32,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tables import Dataset, Lake, schema
+from models.photo import decode_photo
+from tables import Dataset, Lake, join_rows, schema, write_atomically
 from trainers.data import label_table
 
 WILD = 5  # every so many photos is kept apart
@@ -46,8 +49,12 @@ def main() -> None:
     parser.add_argument("--lake", required=True, help="lake of a selftrain run in the sandbox")
     parser.add_argument("--run", default="default")
     parser.add_argument("--out", required=True)
+    parser.add_argument("--picture", help="JPEG of some of its crops: two rows of test images, four of the pool")
     args = parser.parse_args()
-    sys.stdout.write(json.dumps(distil(Lake(args.lake), args.run, Path(args.out)), indent=1) + "\n")
+    told = distil(Lake(args.lake), args.run, Path(args.out))
+    sys.stdout.write(json.dumps(told, indent=1) + "\n")
+    if args.picture:
+        write_atomically(args.picture, sheet(Lake(args.out), told["category"], told["world"]))
 
 
 def distil(lake: Lake, run: str, out: Path) -> dict[str, Any]:
@@ -80,6 +87,22 @@ def distil(lake: Lake, run: str, out: Path) -> dict[str, Any]:
     }  # fmt: skip
     (out / "world.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return told
+
+
+def sheet(world: Lake, category: str, name: str, across: int = 12, px: int = 96) -> bytes:
+    """Crops of a world as JPEG, drawn by chance: two rows of labelled test images above four of the pool."""
+    labels = world.dataset("labels", category, {"world": name}).read(["instance_id", "split"])
+    crops = instances(world, category, name, "labelled").read(["instance_id", "crop"])
+    labels = join_rows(labels, crops, "instance_id")
+    pool = instances(world, category, name, "pool").read(["crop"])["crop"]
+    rng, tiles = np.random.default_rng(0), []
+    for crops, rows in ((labels.filter(pc.equal(labels["split"], "test"))["crop"], 2), (pool, 4)):
+        for i in rng.choice(len(crops), across * rows, replace=False):
+            photo: Any = decode_photo(crops[int(i)].as_py())
+            tiles.append(cv2.resize(photo, (px, px), interpolation=cv2.INTER_AREA))
+    lines = [np.hstack(tiles[at : at + across]) for at in range(0, len(tiles), across)]
+    gap = np.full((px // 8, across * px, 3), 255, np.uint8)
+    return cv2.imencode(".jpg", np.vstack([*lines[:2], gap, *lines[2:]])[..., ::-1])[1].tobytes()
 
 
 def instances(lake: Lake, category: str, world: str, name: str) -> Dataset:
