@@ -106,6 +106,27 @@ def test_a_stage_must_fit_beside_the_training_workers(ray_local: SimpleNamespace
         check_training(resources, stages=True)
 
 
+@pytest.mark.parametrize(
+    ("workers", "booked", "actor", "fits"),
+    [
+        (1, 0.6, 0.6, True), (2, 0.6, 0.4, True), (2, 0.6, 0.6, False), (3, 0.6, 0, False), (4, 0.5, 0.1, False),
+        (3, 0.5, 0.5, True), (1, 0.5, 1, True), (2, 0.4, 1, True), (3, 0.4, 1, False), (1, 1, 1, True),
+        (2, 1, 0.1, False), (1, 0.1, 2, False), ([1, 9], 0.5, 0, True), ([1, 9], 0.5, 0.5, False), (1, 0, 2, True),
+    ],
+)  # fmt: skip
+def test_shares_of_two_gpus_each_lie_on_one(
+    workers: Any, booked: float, actor: float, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 8.0, "GPU": 2.0})
+    train = SimpleNamespace(workers=workers, cpus=0.0625, gpus=booked)
+    resources = SimpleNamespace(address=None, cpus=1, gpus=actor, train=train)
+    if fits:
+        check_training(resources, stages=True)
+    else:
+        with pytest.raises(InputError, match=r"^resources\.train\.gpus"):
+            check_training(resources, stages=True)
+
+
 @pytest.mark.ray
 def test_a_dataset_that_is_extended_is_finished_only_when_all_is_done(
     tmp_path: Path, ray_local: SimpleNamespace

@@ -186,11 +186,21 @@ def check_training(resources: Any, stages: bool) -> None:
     for key, kind in (("cpus", "CPU"), ("gpus", "GPU")):
         booked, has = getattr(resources.train, key), there.get(kind, 0)
         beside = getattr(resources, key) if stages else 0
-        started = max(least, min(most, int(has / booked + 1e-9))) if booked else 0
-        if started * booked + beside > has + 1e-9:
+        # CPUs are one pool; a share of a GPU lies on one of them.
+        devices = [1.0] * int(has) if kind == "GPU" and booked < 1 else [float(has)]
+        each = int(max(devices, default=0) / booked + 1e-9) if booked else 0
+        started = max(least, min(most, each * len(devices))) if booked else 0
+        if started > each * len(devices) or beside > _room(devices, booked, started, each) + 1e-9:
             told = f" beside a stage's actor of {beside:g}" if beside else ""
             fix = f"the local Ray has {has:g} {kind}s, too few for {started} training workers{told}: lower it"
             raise InputError(f"resources.train.{key}", booked, fix)
+
+
+def _room(devices: list[float], booked: float, started: int, each: int) -> float:
+    """What one more may book beside workers that fill the devices one by one, `each` on a device."""
+    full, rest = divmod(started, each) if started else (0, 0)
+    free = [d - booked * n for d, n in zip(devices, [*[each] * full, rest], strict=False)]
+    return max([*free, sum(devices[full + (rest > 0) :])], default=0)
 
 
 def _least_and_most(workers: Any) -> tuple[int, int]:
