@@ -62,7 +62,7 @@ class Results:
 def parser(doc: str | None, out: str) -> argparse.ArgumentParser:
     """The arguments that the experiments share."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--world", default=".study_lake", help="what benchmarks.study_world made")
+    made.add_argument("--world", default=".study_lake/full", help="what benchmarks.study_world made")
     made.add_argument("--work", default="/tmp/wildshape-study", help="lake for all that is trained")
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     made.add_argument("--steps", type=int, default=2000, help="optimizer steps of every arm")
