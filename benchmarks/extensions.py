@@ -1,6 +1,6 @@
 """What each extension of the training does to the test AUC, alone on the reference's way of training.
 
-    python -m benchmarks.study_world --lake ./lake --out .study_lake     # see there
+    python -m benchmarks.study_world --lake ./lake --out .study_lake/full     # see there
     python -m benchmarks.extensions --out benchmarks/results/extensions.json
 
 `base` is the reference's recipe (METHOD 6: one camera, squared errors, constant learning rate, last weights, labels and

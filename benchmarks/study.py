@@ -1,6 +1,6 @@
 """The study: what pseudo-labels are worth, how many, chosen by which criterion, over how many rounds.
 
-    python -m benchmarks.study_world --lake ./lake --out .study_lake     # see there
+    python -m benchmarks.study_world --lake ./lake --out .study_lake/full     # see there
     python -m benchmarks.study --out benchmarks/results/study.json
     python -m benchmarks.study_page                                      # docs/study.md and its figures
 
