@@ -2,12 +2,13 @@
 
     python -m benchmarks.acsm_cpu --out benchmarks/results/acsm_cpu.json
 
-The plain step follows METHOD 6 and 10.4: the batch is doubled by mirroring and the second half's predictions are
-replaced by the mirrored first half's; one small network a part and a hypothesis; every part turns a copy of all
-vertices by quaternion products, up to the root; all vertices are projected and a silhouette is drawn that no loss
-reads (with our rasteriser, once at the crop's size: the reference draws on CUDA alone, at twice the size);
-single-tensor Adam in float32. It is checked first that both give the same loss for the same weights. Ours is timed
-in float32 as well as in bfloat16, which training takes by itself where the processor has instructions for it.
+The plain step follows animals3d (network.py:160-206, 337-341; camera.py; geom_utils.py:259-307): the batch is doubled
+by mirroring and the second half's predictions are replaced by the mirrored first half's; one small network a part and a
+hypothesis; every part turns a copy of all vertices by quaternion products, up to the root; all vertices are projected
+and a silhouette is drawn that no loss reads (with our rasteriser, once at the crop's size: the reference draws on CUDA
+alone, at twice the size); single-tensor Adam in float32. It is checked first that both give the same loss for the same
+weights. Ours is timed in float32 as well as in bfloat16, which training takes by itself where the processor has
+instructions for it.
 
 Seconds are of the processor, not of the clock: one thread does all the work, and whoever else uses the machine takes
 its turn unseen. `convolutions` is the floor: our network's convolutions alone, forward and backward, at the sizes they

@@ -3,10 +3,10 @@
     python -m benchmarks.study_world --lake ./lake --out .study_lake/full     # see there
     python -m benchmarks.extensions --out benchmarks/results/extensions.json
 
-`base` is the reference's recipe (METHOD 6: one camera, squared errors, constant learning rate, last weights, labels and
-pseudo-labels drawn alike, no augmentation but jitter and mirroring) on 150 labels and the 300 pseudo-labels that
-CF-CM2 keeps, with the learning rate fitted to so few steps. It begins with the trunk of the 2D net where the reference
-begins with ImageNet's; `--start random` is the base from nothing. Every arm makes as many steps from the same
+`base` is the reference's recipe (docs/method.md: one camera, squared errors, constant learning rate, last weights,
+labels and pseudo-labels drawn alike, no augmentation but jitter and mirroring) on 150 labels and the 300 pseudo-labels
+that CF-CM2 keeps, with the learning rate fitted to so few steps. It begins with the trunk of the 2D net where the
+reference begins with ImageNet's; `--start random` is the base from nothing. Every arm makes as many steps from the same
 pseudo-labels; they differ in the one thing that their name says. `all of ours` is `conf/train/small.yaml`, and `ours
 without` takes one thing away from it. Needs no Ray, goes on where it was, and a row made from other settings is made
 again.

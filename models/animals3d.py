@@ -33,7 +33,7 @@ class Reference(NamedTuple):
 
 
 def read_animals3d(folder: str, compat: str | None = None) -> Reference:
-    """Read `cachedir/3D_models/<category>` (METHOD 1.5).
+    """Read `cachedir/3D_models/<category>` (animals3d model_utils.py:16-96).
 
     The mesh is scaled to diameter 2 and centred (`--scale_mesh`), and the pivots with it; the root turns about the
     mean vertex. A part that `cachedir/part_files/<category>.txt`, two folders up, calls inactive becomes one with its
@@ -42,7 +42,7 @@ def read_animals3d(folder: str, compat: str | None = None) -> Reference:
 
     Args:
         compat: `animals3d` leaves the pivots where parts.pkl has them, as the reference does and its trained weights
-            expect (METHOD 10.1, 3); None moves them with the mesh.
+            expect (model_utils.py:57-58); None moves them with the mesh.
 
     Raises:
         InputError: a file is missing or unreadable, or they do not fit together.

@@ -1,4 +1,4 @@
-"""Camera and part heads exactly as animals3d has them, for its weights and for comparison (METHOD 6.1 and 6.2).
+"""Camera and part heads exactly as animals3d has them (its camera.py), for its weights and for comparison.
 
 All hypotheses and parts go through grouped layers at once. One thing is kept although it is wrong: the multiplex turns
 its cameras by the first three features, and never asks the layer that was meant to predict the angles.

@@ -35,7 +35,7 @@ def part_transforms(
         pivots: [P, 3] bind-pose rotation centres.
         parents: P entries, parents[p] < p, or -1 for a root.
         root_first: after its own rotation a part goes through the root's and its parent's last, as animals3d has it
-            (METHOD 6.3); that is no kinematic chain.
+            (geom_utils.py:259-307); that is no kinematic chain.
 
     Returns:
         [..., P, 3, 4] matrices that map bind-pose points to posed points.

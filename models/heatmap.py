@@ -93,7 +93,7 @@ def decode(heatmaps: torch.Tensor, compat: str | None = None) -> torch.Tensor:
     Args:
         heatmaps: [B,K,h,w], at least three cells a side.
         compat: `animals3d` takes the upper left corner of the peak's cell, as the reference does: half a cell too far
-            up and left on average (METHOD 4.5 and 10.1, 8). None decodes as said above.
+            up and left on average (docs/method.md, "2D network"). None decodes as said above.
 
     Raises:
         InputError: `compat` is something else.

@@ -1,4 +1,6 @@
-"""The losses of A-CSM's mask mode (Kulkarni et al. 2020; METHOD 6.5), each a plain function of tensors.
+"""The losses of A-CSM's mask mode (Kulkarni et al., CVPR 2020), each a plain function of tensors.
+
+In animals3d: network.py:382-482, 525-534.
 
 All hypotheses at once: B images, H hypotheses, an [h, w] grid of pixels over the network's frame [-1, 1]. What depends
 on an image and a hypothesis returns [B, H].

@@ -1,8 +1,9 @@
 """Weights of animals3d, taken over by parameter name: its pose networks and its ACSM. Nothing is unpickled.
 
-The files are state dicts of torch (METHOD 4.1 and 6.1); `torch.load(weights_only=True)` reads tensors and refuses the
-rest. Two habits of the reference are not in its weights: a pose network has seen boxes without padding on black, ours
-look at 5 % more on each side; and its heatmaps peak up to a cell up and left of the joint (`models.heatmap.decode`).
+The files are state dicts of torch (animals3d pose/model/pose_resnet.py, acsm/acsm/model/network.py);
+`torch.load(weights_only=True)` reads tensors and refuses the rest. Two habits of the reference are not in its weights:
+a pose network has seen boxes without padding on black, ours look at 5 % more on each side; and its heatmaps peak up to
+a cell up and left of the joint (`models.heatmap.decode`).
 """
 
 from __future__ import annotations

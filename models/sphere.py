@@ -1,6 +1,7 @@
 """The template's surface laid out on a sphere: from a direction, or the uv of a map, to a point of the mesh.
 
-What A-CSM's uv maps predict are directions; a table over uv cells says which face lies there (METHOD 1.5 and 6.4).
+What A-CSM's uv maps predict are directions; a table over uv cells says which face lies there (animals3d
+geom_utils.py:124-162, model_utils.py:23-36).
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def surface_points(directions: Tensor, sphere: Tensor, faces: Tensor, table: Ten
     """Where unit directions [..., 3] meet the template: corners [..., 3] of the face, and their weights [..., 3].
 
     The direction is dropped onto the plane of its face, and the weights are the shares of the areas that the point
-    cuts off (METHOD 6.4); differentiable with respect to the directions.
+    cuts off (animals3d uv_to_3d.py:45-126); differentiable with respect to the directions.
 
     Args:
         sphere, faces, table: the fields of `SphereMap` as tensors.

@@ -1,4 +1,7 @@
-"""The annotation JSON of animals3d (METHOD 1.2): a list of animals with joints, masks and SfM cameras."""
+"""The annotation JSON of animals3d: a list of animals with joints, masks and SfM cameras.
+
+Its reader there is acsm/acsm/datasets/base.py.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The method's four criteria, to the letter: all K joints, unweighted, no gate; each axis scaled by its own side.
 
-METHOD section 5 (animals3d prepare_data/selection_criteria.py:8-149). Forward passes a crop: `kp_conf` one of the 2D
-net, `cf_mt` one for each of its T transforms, `cf_cm` one of each 2D net, `cf_cm2` one of the 2D and one of the 3D net.
+As in animals3d prepare_data/selection_criteria.py:8-149. Forward passes a crop: `kp_conf` one of the 2D net, `cf_mt`
+one for each of its T transforms, `cf_cm` one of each 2D net, `cf_cm2` one of the 2D and one of the 3D net.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""What METHOD says, once more: plain float64 NumPy with loops, written from the text and sharing no code with models.
+"""The method once more: plain float64 NumPy with loops, sharing no code with models.
 
+Written from our notes on the reference, without its code; the sources below are files of animals3d.
 One image and one hypothesis at a time unless the formula needs more. Slow on purpose.
 """
 
@@ -9,7 +10,7 @@ import math
 
 import numpy as np
 
-# -- camera (METHOD 6.2) ---------------------------------------------------------------------------------------------
+# -- camera (geom_utils.py:223-236; camera.py:250-310) ---------------------------------------------------------------
 
 
 def multiply(a, b):
@@ -50,7 +51,7 @@ def multiplex(features, number):
     return multiply(q, start)
 
 
-# -- articulation (METHOD 6.3) ---------------------------------------------------------------------------------------
+# -- articulation (geom_utils.py:259-307) ----------------------------------------------------------------------------
 
 
 def articulate(vertices, weights, pivots, parents, axes, angles, root_first=False):
@@ -71,7 +72,7 @@ def articulate(vertices, weights, pivots, parents, axes, angles, root_first=Fals
     return blended
 
 
-# -- keypoint loss (METHOD 6.5) --------------------------------------------------------------------------------------
+# -- keypoint loss (network.py:369-379, 510-517) ---------------------------------------------------------------------
 
 
 def keypoint_loss(predicted, target, confidence, prob):
@@ -86,7 +87,7 @@ def keypoint_loss(predicted, target, confidence, prob):
     return total / len(predicted)
 
 
-# -- sphere and surface (METHOD 1.5, 6.4) ----------------------------------------------------------------------------
+# -- sphere and surface (geom_utils.py:124-162; uv_to_3d.py:45-126) --------------------------------------------------
 
 
 def uv_of(point):
@@ -112,7 +113,7 @@ def barycentric(point, a, b, c):
     return areas / areas.sum()
 
 
-# -- mask losses (METHOD 6.5), one image and one hypothesis ----------------------------------------------------------
+# -- mask losses (network.py:382-482, 525-534), one image and one hypothesis -----------------------------------------
 
 
 def grid(h, w):
@@ -194,7 +195,7 @@ def rotation_diversity(quaternions):
     return total / len(quaternions)
 
 
-# -- metrics (METHOD 7) ----------------------------------------------------------------------------------------------
+# -- metrics (acsm/scripts/evaluate.py; transfer: kp_transfer.py of nileshkulkarni/acsm) -----------------------------
 
 
 def pck(predicted, target, visible, size, threshold):
@@ -239,7 +240,7 @@ def transfer(source, joint, source_map, source_mask, target_map, target_mask):
     return middle[min(pixels, key=lambda p: ((target_map[p] - point) ** 2).sum())]
 
 
-# -- crops (METHOD 1.4) ----------------------------------------------------------------------------------------------
+# -- crops (acsm/acsm/utils/image_utils.py:31-71, acsm/acsm/datasets/base.py:123-127; here in floats) ----------------
 
 
 def square(box, padding):

@@ -1,4 +1,7 @@
-"""The method's formulas once more, joint by joint in plain Python from METHOD section 5, to 1e-9."""
+"""The method's formulas once more, joint by joint in plain Python, to 1e-9.
+
+Those of animals3d prepare_data/selection_criteria.py:8-149; written from our notes on the reference, without its code.
+"""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def test_noise_leaves_it_unbiased() -> None:
 
 
 def test_the_references_way_is_low_by_half_a_cell() -> None:
-    """animals3d takes the cell for the place: 2 of 256 pixels too far up and left (METHOD 10.1, 8)."""
+    """animals3d takes the cell for the place: 2 of 256 pixels too far up and left (docs/method.md, "2D network")."""
     maps = torch.zeros(1, 2, 64, 64)
     maps[0, 0, 10, 20] = 0.7
     maps[0, 1, 63, 0] = 1.4

@@ -1,4 +1,4 @@
-"""Our vectorised torch against the oracle written from METHOD: everything agrees to 1e-5."""
+"""Our vectorised torch against the oracle, written from our notes on the reference, without its code: all to 1e-5."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from models.raster import rasterize
 from models.sphere import from_uv, sphere_map, surface_points, to_uv
 from sandbox.animal import animal
 
-FROM_OURS = oracle.turn_about([1, 0, 0], math.pi / 2)  # our template's axes (Y up) -> those of METHOD 6.2 (Z up)
+# Our template's axes (Y up) -> the reference's (Z up): docs/method.md, "3D network".
+FROM_OURS = oracle.turn_about([1, 0, 0], math.pi / 2)
 
 B, H, K, P = 2, 3, 5, 6
 PARENTS = (-1, 0, 1, 2, 0, 0)
@@ -70,7 +71,10 @@ def test_articulation(rng, root_first):
 
 
 def test_the_reference_order_is_another_one():
-    """METHOD 6.3, by hand: a head vertex under 0.3 rad about y at the root and 0.4 rad about x at the neck."""
+    """By hand: a head vertex under 0.3 rad about y at the root and 0.4 rad about x at the neck.
+
+    The order is that of animals3d geom_utils.py:259-307.
+    """
     pivots, parents = torch.tensor([[0.0, 0, 0], [0, 0.1, 0.35], [0, 0.35, 0.55]]), (-1, 0, 1)
     axes, angles = torch.tensor([[0.0, 1, 0], [1, 0, 0], [1, 0, 0]]), torch.tensor([0.3, 0.4, 0.0])
     vertex, weight = torch.tensor([[0.0, 0.35, 0.85]]), torch.tensor([[0.0, 0.0, 1.0]])
@@ -219,7 +223,7 @@ def test_distances_and_depths_are_what_the_losses_take_them_for(rng):
 
 @pytest.mark.parametrize("hypotheses", [1, 3])
 def test_the_heads_of_animals3d(hypotheses):
-    """Grouped layers against METHOD 6.1 written out: one camera, one part and one layer at a time."""
+    """Grouped layers against animals3d's heads (camera.py) written out: one camera, part and layer at a time."""
     torch.manual_seed(1)
     net = Animals3dHeads(6, hypotheses, P).double()
     with torch.no_grad():

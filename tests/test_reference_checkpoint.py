@@ -51,7 +51,7 @@ def spread(net: nn.Module, seed: int) -> dict[str, Tensor]:
 
 
 def pose_file(path: Path, depth: int, prefix: str = "") -> PoseNet:
-    """The reference's file of a pose network (METHOD 4.1), and the same network as ours."""
+    """The reference's file of a pose network (animals3d pose/model/pose_resnet.py), and the same network as ours."""
     net = PoseNet(16, depth, WIDTH, 12)
     net.load_state_dict(spread(net, depth))
     state = {}
@@ -131,7 +131,8 @@ def test_other_files_of_torch_are_refused(tmp_path: Path, state: Any, message: s
 
 
 def acsm_state(image_size: int, seed: int = 0, parts: int = len(PARTS), cameras: int = 1) -> dict[str, Tensor]:
-    """A state dict with the names of METHOD 6.1 and random numbers, of a narrow network; of the multiplex above 1."""
+    """A state dict with the names of animals3d's network.py and random numbers, of a narrow network; of the multiplex
+    above 1."""
     g = torch.Generator().manual_seed(seed)
     state = {}
 
@@ -188,8 +189,8 @@ def turned(points: np.ndarray, w: float, xyz: np.ndarray) -> np.ndarray:
 def by_the_reference(
     state: dict[str, Tensor], image: Tensor, folder: Path, still: tuple[int, ...] = (), camera: int = 0, of: int = 1
 ) -> tuple[np.ndarray, float]:
-    """Vertices [V,3] in the image of one image by a camera, as METHOD 6.1 to 6.3 has them, part by part in its own
-    axes, and the logit of the camera's probability."""
+    """Vertices [V,3] in the image of one image by a camera, as animals3d has them (network.py, camera.py and
+    geom_utils.py:223-236, 259-307), part by part in its own axes, and the logit of the camera's probability."""
     trunk = ResNet(18, WIDTH).eval()
     head = "img_encoder.resnet_conv.resnet."
     inside = {k.removeprefix(head): v for k, v in state.items() if k.startswith(head) and ".fc." not in k}

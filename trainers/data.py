@@ -157,7 +157,7 @@ def image_weights(data: Instances, labels: int, pseudo: float | str) -> np.ndarr
         pseudo: a factor, or `confidence` for the mean confidence of an instance's joints that count.
 
     Returns:
-        None where all count alike, as in the reference (METHOD 6.5).
+        None where all count alike, as in the reference (animals3d network.py:369-379, 510-517).
     """
     if pseudo == 1:
         return None

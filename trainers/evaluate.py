@@ -82,7 +82,7 @@ def evaluate_acsm(net: ACSM, data: Instances, rank: int = 0, world: int = 1) -> 
 def _transfer(maps: SurfaceMaps, data: Instances, rank: int, world: int) -> float | None:
     """Percent of keypoints, visible in both photos of a pair, that land within a tenth of the target's box side.
 
-    (METHOD 7: the ancestor's keypoint transfer.) None where no pair shares a keypoint.
+    (A-CSM's keypoint transfer: kp_transfer.py of nileshkulkarni/acsm.) None where no pair shares a keypoint.
     """
     keypoints, pairs = torch.from_numpy(data.keypoints).to(maps.points.device), image_pairs(len(data))
     sources = np.unique(pairs[:, 0])

@@ -1,4 +1,7 @@
-"""ACSM's mask mode: keypoints, and what a mask says of camera, articulation and surface (METHOD 6.5). Needs no Ray."""
+"""ACSM's mask mode: keypoints, and what a mask says of camera, articulation and surface. Needs no Ray.
+
+Source: A-CSM (Kulkarni et al., CVPR 2020); in animals3d: network.py:382-482, 525-534.
+"""
 
 from __future__ import annotations
 
