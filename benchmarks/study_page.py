@@ -198,6 +198,8 @@ OTHERS = (
     ("extensions", extensions, "extensions.json"),
     ("extensions_random", extensions, "extensions_random.json"),
     ("species", species, "study_horse.json"),
+    ("species_claims", claims, "study_horse.json"),
+    ("species_difficulty", difficulty, "study_horse.json"),
     ("longer", claims, "study_long.json"),
     ("longer_arms", species, "study_long.json"),
 )

@@ -82,7 +82,7 @@ def distil(lake: Lake, run: str, out: Path) -> dict[str, Any]:
     commit(labels, labelled)
     splits = {v["values"]: v["counts"] for v in pc.value_counts(labelled["split"]).to_pylist()}
     told = {
-        "category": category, "world": seal["fingerprint"], "sandbox": seal["config"], "commit": commit_of(),
+        "category": category, "world": seal["fingerprint"], "sandbox": _shown(seal["config"]), "commit": commit_of(),
         "labelled": splits, **{n: len(made[n]) for n in ("pool", "wild")},
     }  # fmt: skip
     (out / "world.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
@@ -125,6 +125,12 @@ def commit_of() -> str:
     except (OSError, subprocess.CalledProcessError):
         return ""
     return told.stdout.strip()
+
+
+def _shown(config: dict[str, Any]) -> dict[str, Any]:
+    """A sandbox's settings with the names of files alone: where they lie is nobody's business."""
+    paths = ("rig", "keypoints", "backgrounds")
+    return {k: Path(v).name if k in paths and v else v for k, v in config.items()}
 
 
 def _is_wild(photo: str) -> bool:
