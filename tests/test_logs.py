@@ -142,7 +142,8 @@ def test_an_interrupt_is_one_line_and_a_code_of_its_own(sign: int, code: int, tm
         "import sys, time, signal\nfrom trainers.app import command\n"
         "sys.argv = ['x', 'lake=lake', 'log=json']\n"
         "signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))\n"  # as ray.init does
-        "@command('report')\ndef main(cfg):\n    print('there', flush=True)\n    time.sleep(600)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a shell's background jobs ignore
+        "@command('report')\ndef main(cfg):\n    print('there', flush=True)\n    time.sleep(60)\n"
         "main()\n"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
