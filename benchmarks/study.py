@@ -32,6 +32,8 @@ OURS = (
     "rank_fusion", "agreement", "small_loss", "visible_cm2", "heatmap_cm2", "pck_cm2", "pck_mt", "pck_cm",
 )  # fmt: skip
 RULES = {"gate 0.1": {"gate": 0.1}, "60 a view": {"per_view": 60}}
+# The recipe of `train=small` ends on labels alone, from 0.3 of the steps on.
+ENDS = (0.3, 0.7)
 LABELS = (50, 150, 500)
 ROUNDS = 4
 # Labels and pseudo-labels alike to the end, every joint by its confidence: the reference's mixing.
@@ -55,6 +57,8 @@ ARMS = [
     *(Arm(f"cf_cm2 300 with {n} labels", n) for n in LABELS if n != 150),
     *(Arm(f"{c} 300", criterion=c) for c in OURS),
     *(Arm(f"cf_cm2 300, {name}", rules=rules) for name, rules in RULES.items()),
+    *(Arm(f"cf_cm2 300, labels alone from {at}", train={"labels_from": at}) for at in ENDS),
+    Arm(f"all web, labels alone from {ENDS[0]}", criterion="all", train={"labels_from": ENDS[0]}),
 ]
 SPECIES = (
     "labels only", "all web", "random 300", "oracle 300", "kp_conf 300", "cf_mt 300", "cf_cm 300", "cf_cm2 300", "loop",
