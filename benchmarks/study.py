@@ -17,12 +17,13 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from benchmarks.selection import WRONG
 from benchmarks.study_arms import Arm, Bench, change, draw, judged, net, pseudo_labels, train_settings
 from benchmarks.study_results import Results, chosen, device_name, parser, processes, run_arms
 from models.checkpoint import load_checkpoint
-from selection import CRITERIA, aurc_table, pseudo_label_pck, score, select
+from selection import CRITERIA, VIEW_NAMES, aurc_table, pseudo_label_pck, score, select, viewpoint_histogram
 
 KEPT = (100, 300, 1000)
 PAPER = ("kp_conf", "cf_mt", "cf_cm", "cf_cm2")
@@ -31,7 +32,7 @@ CONTROLS = ("random", "oracle")
 OURS = (
     "rank_fusion", "agreement", "small_loss", "visible_cm2", "heatmap_cm2", "pck_cm2", "pck_mt", "pck_cm",
 )  # fmt: skip
-RULES = {"gate 0.1": {"gate": 0.1}, "60 a view": {"per_view": 60}}
+RULES = {"gate 0.1": {"gate": 0.1}, "60 a view": {"per_view": 60}, "38 a view": {"per_view": 38}}
 # The recipe of `train=small` ends on labels alone, from 0.3 of the steps on.
 ENDS = (0.3, 0.7)
 LABELS = (50, 150, 500)
@@ -57,6 +58,8 @@ ARMS = [
     *(Arm(f"cf_cm2 300 with {n} labels", n) for n in LABELS if n != 150),
     *(Arm(f"{c} 300", criterion=c) for c in OURS),
     *(Arm(f"cf_cm2 300, {name}", rules=rules) for name, rules in RULES.items()),
+    *(Arm(f"{c} 300, 60 a view", criterion=c, rules=RULES["60 a view"]) for c in ("rank_fusion", "oracle")),
+    Arm("cf_cm2 1000, 200 a view", keep=1000, rules={"per_view": 200}),
     *(Arm(f"cf_cm2 300, labels alone from {at}", train={"labels_from": at}) for at in ENDS),
     Arm(f"all web, labels alone from {ENDS[0]}", criterion="all", train={"labels_from": ENDS[0]}),
 ]
@@ -105,12 +108,13 @@ def judge(bench: Bench, seed: int) -> dict[str, Any]:
             good = pseudo_label_pck(rows, kept & ~other, (0.1,))[0]
             quality.append(
                 {"criterion": criterion, "kept": n, "pck_0.1": round(float(good), 2),
-                 "other_animals": round(100 * float(other[kept].mean()), 2)}
+                 "other_animals": round(100 * float(other[kept].mean()), 2),
+                 "sides": sides(rows, kept)}
             )  # fmt: skip
     notes = {n: load_checkpoint(net(bench, n, labels, seed)).notes["metrics"] for n in ("pose", "aux")}  # type: ignore[index]
     return {
         "seed": seed, "mark": bench.mark(ROUND_0), "pool": len(rows),
-        "other_animals": round(100 * float(other.mean()), 2),
+        "other_animals": round(100 * float(other.mean()), 2), "sides": sides(rows),
         "error_deciles": np.round(np.quantile(error[np.isfinite(error)], np.linspace(0.1, 0.9, 9)), 4).tolist(),
         "pck_0.1": round(float(pseudo_label_pck(rows, ~other, (0.1,))[0]), 2),
         "test_2d": {n: round(m["test"]["auc_06_10"], 2) for n, m in notes.items()},
@@ -120,6 +124,12 @@ def judge(bench: Bench, seed: int) -> dict[str, Any]:
         ],
         "selected": quality,
     }  # fmt: skip
+
+
+def sides(rows: pa.Table, kept: np.ndarray | None = None) -> float:
+    """Percentage seen from straight left or right, of the rows whose view can be told."""
+    seen_from = viewpoint_histogram(rows, kept)
+    return round(100 * float(seen_from[[VIEW_NAMES.index(n) for n in ("left", "right")]].sum() / seen_from.sum()), 1)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any
 
 import matplotlib
 
-from benchmarks.study import CONTROLS, KEPT, LABELS, OURS, PAPER, ROUNDS, RULES
+from benchmarks.study import CONTROLS, ENDS, KEPT, LABELS, OURS, PAPER, ROUNDS, RULES
 from benchmarks.study_results import paired, spread
 
 ROOT = Path(__file__).parents[1]
@@ -105,27 +105,36 @@ def claims(s: Rows) -> str:
 
 def amounts(s: Rows) -> str:
     base = s.of("labels only")
-    arms = ["labels only", "labels only, twice the steps", "all web", "cf_cm2 300, shuffled"]
+    arms = ["labels only", "labels only, twice the steps", "all web", f"all web, labels alone from {ENDS[0]}"]
     lines = [
         [a, s.cell(a, "test"), gain(s.of(a), base, "test"), s.cell(a, "wild"), gain(s.of(a), base, "wild")]
-        for a in arms
+        for a in (*arms, "cf_cm2 300, shuffled")
+        if s.of(a)
     ]
     for c in (*PAPER, *CONTROLS):
         for n in KEPT:
-            mine = s.kept(c, n)
-            cells = [x for p in SPLITS for x in (told([r[p] for r in mine]), gain(mine, base, p))]
-            lines.append([f"`{c}` {n}", *cells])
+            if mine := s.kept(c, n):
+                cells = [x for p in SPLITS for x in (told([r[p] for r in mine]), gain(mine, base, p))]
+                lines.append([f"`{c}` {n}", *cells])
     return table(["150 labels and", "test", "gain over labels only", "wild", "gain over labels only"], lines)
 
 
 def ours(s: Rows) -> str:
     """Our own criteria and rules at 300, against labels alone and against CF-CM²."""
     base, best, lines = s.of("labels only"), s.kept("cf_cm2", 300), []
-    for arm in ("cf_cm2 300", "kp_conf 300", *(f"{c} 300" for c in OURS), *(f"cf_cm2 300, {r}" for r in RULES)):
-        mine = s.of(arm) or (best if arm == "cf_cm2 300" else [])
+    changed = [f"cf_cm2 300, {c}" for c in (*RULES, *(f"labels alone from {at}" for at in ENDS))]
+    quotas = (
+        "rank_fusion 300, 60 a view",
+        "oracle 300",
+        "oracle 300, 60 a view",
+        "cf_cm2 1000",
+        "cf_cm2 1000, 200 a view",
+    )
+    for arm in ("cf_cm2 300", "kp_conf 300", *(f"{c} 300" for c in OURS), *changed, *quotas):
+        mine = s.of(arm)
         lines.append([arm, *(x for p in SPLITS for x in (told([r[p] for r in mine]), gain(mine, base, p)))])
-        lines[-1] += [gain(mine, best, "wild"), verdict(mine, best, "wild")] if mine is not best else ["", ""]
-    head = ["300 by", "test", "over labels only", "wild", "over labels only", "wild, over CF-CM²", ""]
+        lines[-1] += [verdict(mine, best, p) if arm != "cf_cm2 300" else "" for p in SPLITS]
+    head = ["300 by", "test", "over labels only", "wild", "over labels only", "test, beats CF-CM²", "wild"]
     return table(head, lines)
 
 
@@ -133,7 +142,7 @@ def labels(s: Rows) -> str:
     lines = []
     for n in LABELS:
         base = s.of("labels only" if n == 150 else f"labels only {n}")
-        more = s.of(FIRST if n == 150 else f"cf_cm2 300 with {n} labels")
+        more = s.kept("cf_cm2", 300) if n == 150 else s.of(f"cf_cm2 300 with {n} labels")
         lines.append([str(n), *(x for p in SPLITS for x in (told([r[p] for r in base]), gain(more, base, p)))])
     return table(["labels", "test, labels only", "+ 300 by `cf_cm2`", "wild, labels only", "+ 300 by `cf_cm2`"], lines)
 
@@ -158,7 +167,14 @@ def aurc(s: Rows) -> str:
         for n in KEPT:
             kept = [k for j in judged for k in j["selected"] if (k["criterion"], k["kept"]) == (name, n)]
             lines[-1].append(told([k["pck_0.1"] for k in kept], 1))
-    return table(["criterion", "AURC", "captured, %", *(f"PCK@0.1 of the best {n}" for n in KEPT)], lines)
+        lines[-1].append(told([k["sides"] for j in judged for k in j["selected"] if sides_of(k, name)], 1))
+    head = ["criterion", "AURC", "captured, %", *(f"PCK@0.1 of the best {n}" for n in KEPT)]
+    return table([*head, "of 300 seen from a side, %"], lines)
+
+
+def sides_of(kept: dict[str, Any], name: str) -> bool:
+    """Whether a row on a selection says how many of a criterion's best 300 are seen from straight left or right."""
+    return (kept["criterion"], kept["kept"]) == (name, 300) and "sides" in kept
 
 
 def difficulty(s: Rows) -> str:
@@ -200,6 +216,12 @@ OTHERS = (
     ("species", species, "study_horse.json"),
     ("species_claims", claims, "study_horse.json"),
     ("species_difficulty", difficulty, "study_horse.json"),
+    ("full_difficulty", difficulty, "study_full.json"),
+    ("full_claims", claims, "study_full.json"),
+    ("full", amounts, "study_full.json"),
+    ("full_labels", labels, "study_full.json"),
+    ("ours", ours, "study_full.json"),
+    ("full_aurc", aurc, "study_full.json"),
     ("longer", claims, "study_long.json"),
     ("longer_arms", species, "study_long.json"),
 )
@@ -244,7 +266,7 @@ def figures(s: Rows) -> None:
 
 def main() -> None:
     study = Rows("study.json")
-    blocks = {f.__name__: f(study) for f in (claims, amounts, ours, labels, rounds, aurc, difficulty)}
+    blocks = {f.__name__: f(study) for f in (claims, amounts, labels, rounds, aurc, difficulty)}
     for name, make, file in OTHERS:
         if (RESULTS / file).exists():
             blocks[name] = make(Rows(file))
