@@ -65,6 +65,7 @@ ARMS = [
 ]
 SPECIES = (
     "labels only", "all web", "random 300", "oracle 300", "kp_conf 300", "cf_mt 300", "cf_cm 300", "cf_cm2 300", "loop",
+    "rank_fusion 300", "cf_cm2 300, 60 a view", "cf_cm2 300, 38 a view",
 )  # fmt: skip
 
 
