@@ -142,7 +142,7 @@ def labels(s: Rows) -> str:
     lines = []
     for n in LABELS:
         base = s.of("labels only" if n == 150 else f"labels only {n}")
-        more = s.kept("cf_cm2", 300) if n == 150 else s.of(f"cf_cm2 300 with {n} labels")
+        more = s.of(FIRST if n == 150 else f"cf_cm2 300 with {n} labels")
         lines.append([str(n), *(x for p in SPLITS for x in (told([r[p] for r in base]), gain(more, base, p)))])
     return table(["labels", "test, labels only", "+ 300 by `cf_cm2`", "wild, labels only", "+ 300 by `cf_cm2`"], lines)
 
@@ -158,6 +158,7 @@ def rounds(s: Rows) -> str:
 
 def aurc(s: Rows) -> str:
     judged = s.file["judged"]
+    with_views = "sides" in judged[0]
     areas: dict[str, list[dict[str, Any]]] = {}
     for row in (r for j in judged for r in j["aurc"]):
         areas.setdefault(row["criterion"], []).append(row)
@@ -167,14 +168,11 @@ def aurc(s: Rows) -> str:
         for n in KEPT:
             kept = [k for j in judged for k in j["selected"] if (k["criterion"], k["kept"]) == (name, n)]
             lines[-1].append(told([k["pck_0.1"] for k in kept], 1))
-        lines[-1].append(told([k["sides"] for j in judged for k in j["selected"] if sides_of(k, name)], 1))
+        if with_views:
+            best = [k for j in judged for k in j["selected"] if (k["criterion"], k["kept"]) == (name, 300)]
+            lines[-1].append(told([k["sides"] for k in best], 1))
     head = ["criterion", "AURC", "captured, %", *(f"PCK@0.1 of the best {n}" for n in KEPT)]
-    return table([*head, "of 300 seen from a side, %"], lines)
-
-
-def sides_of(kept: dict[str, Any], name: str) -> bool:
-    """Whether a row on a selection says how many of a criterion's best 300 are seen from straight left or right."""
-    return (kept["criterion"], kept["kept"]) == (name, 300) and "sides" in kept
+    return table([*head, "of 300 seen from a side, %"][: len(lines[0])], lines)
 
 
 def difficulty(s: Rows) -> str:
@@ -189,6 +187,8 @@ def difficulty(s: Rows) -> str:
         ["pseudo-labels of the pool, PCK@0.1", told([j["pck_0.1"] for j in judged])],
         ["error of an animal (share of its box), deciles 1, 3, 5, 7, 9", "; ".join(deciles)],
     ]
+    if "sides" in judged[0]:
+        lines.append(["of the pool seen from a side, %", told([j["sides"] for j in judged], 1)])
     return table(["", ""], lines)
 
 
@@ -219,7 +219,6 @@ OTHERS = (
     ("full_difficulty", difficulty, "study_full.json"),
     ("full_claims", claims, "study_full.json"),
     ("full", amounts, "study_full.json"),
-    ("full_labels", labels, "study_full.json"),
     ("ours", ours, "study_full.json"),
     ("full_aurc", aurc, "study_full.json"),
     ("longer", claims, "study_long.json"),
