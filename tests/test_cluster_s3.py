@@ -121,7 +121,9 @@ def test_a_job_on_three_nodes_with_its_lake_in_a_bucket_survives_a_node(tmp_path
         shutil.copytree(Path(whole.uri, "sandbox"), lake.files.local("sandbox"))
         cluster = held.enter_context(three_nodes())
         overrides = [
-            *SMALL, "rounds=1", "resources.address=auto", f"lake={LAKE}", f"mlflow.uri=sqlite:///{tmp_path}/mlflow.db",
+            # Not `auto`: Ray tells a job the address of the cluster that was started last on this machine.
+            *SMALL, "rounds=1", f"resources.address={cluster.address}", f"lake={LAKE}",
+            f"mlflow.uri=sqlite:///{tmp_path}/mlflow.db",
             # The weights are the same, but are sent to the bucket less often.
             *(f"train.{name}.plan.checkpoint_every=100" for name in ("detector", "pose")),
         ]  # fmt: skip
