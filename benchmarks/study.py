@@ -17,13 +17,12 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from benchmarks.selection import WRONG
 from benchmarks.study_arms import Arm, Bench, change, draw, judged, net, pseudo_labels, train_settings
 from benchmarks.study_results import Results, chosen, device_name, parser, processes, run_arms
 from models.checkpoint import load_checkpoint
-from selection import CRITERIA, VIEW_NAMES, aurc_table, pseudo_label_pck, score, select, viewpoint_histogram
+from selection import CRITERIA, VIEW_NAMES, aurc_table, pseudo_label_pck, score, select, view
 
 KEPT = (100, 300, 1000)
 PAPER = ("kp_conf", "cf_mt", "cf_cm", "cf_cm2")
@@ -35,6 +34,7 @@ OURS = (
 RULES = {"gate 0.1": {"gate": 0.1}, "60 a view": {"per_view": 60}, "38 a view": {"per_view": 38}}
 # The recipe of `train=small` ends on labels alone, from 0.3 of the steps on.
 ENDS = (0.3, 0.7)
+SIDES = [VIEW_NAMES.index(side) for side in ("left", "right")]
 LABELS = (50, 150, 500)
 ROUNDS = 4
 # Labels and pseudo-labels alike to the end, every joint by its confidence: the reference's mixing.
@@ -98,7 +98,7 @@ def judge(bench: Bench, seed: int) -> dict[str, Any]:
     _, pool = draw(bench, labels, seed)
     rows = judged(bench, pseudo_labels(bench, labels, seed), pool)
     error = score("oracle", rows)
-    other = rows["truth_keypoints"].is_null().to_numpy()
+    views, other = view(rows), rows["truth_keypoints"].is_null().to_numpy()
     charged = np.where(np.isfinite(error), np.minimum(error, WRONG), WRONG)
     quality = []
     for criterion in (*PAPER, *CONTROLS, *OURS):
@@ -109,13 +109,12 @@ def judge(bench: Bench, seed: int) -> dict[str, Any]:
             good = pseudo_label_pck(rows, kept & ~other, (0.1,))[0]
             quality.append(
                 {"criterion": criterion, "kept": n, "pck_0.1": round(float(good), 2),
-                 "other_animals": round(100 * float(other[kept].mean()), 2),
-                 "sides": sides(rows, kept)}
+                 "other_animals": round(100 * float(other[kept].mean()), 2), "sides": sides(views[kept])}
             )  # fmt: skip
     notes = {n: load_checkpoint(net(bench, n, labels, seed)).notes["metrics"] for n in ("pose", "aux")}  # type: ignore[index]
     return {
         "seed": seed, "mark": bench.mark(ROUND_0), "pool": len(rows),
-        "other_animals": round(100 * float(other.mean()), 2), "sides": sides(rows),
+        "other_animals": round(100 * float(other.mean()), 2), "sides": sides(views),
         "error_deciles": np.round(np.quantile(error[np.isfinite(error)], np.linspace(0.1, 0.9, 9)), 4).tolist(),
         "pck_0.1": round(float(pseudo_label_pck(rows, ~other, (0.1,))[0]), 2),
         "test_2d": {n: round(m["test"]["auc_06_10"], 2) for n, m in notes.items()},
@@ -127,10 +126,9 @@ def judge(bench: Bench, seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def sides(rows: pa.Table, kept: np.ndarray | None = None) -> float:
-    """Percentage seen from straight left or right, of the rows whose view can be told."""
-    seen_from = viewpoint_histogram(rows, kept)
-    return round(100 * float(seen_from[[VIEW_NAMES.index(n) for n in ("left", "right")]].sum() / seen_from.sum()), 1)
+def sides(views: np.ndarray) -> float:
+    """Percentage of straight left or right among the views [N] that can be told."""
+    return round(100 * float(np.isin(views[views >= 0], SIDES).mean()), 1)
 
 
 if __name__ == "__main__":

@@ -62,6 +62,11 @@ def gain(mine: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]], split: 
     return f"{spread(found)[0]:+.2f} ({', '.join(f'{g:+.1f}' for g in found)})"
 
 
+def cells(mine: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]) -> list[str]:
+    """Of test, then of wild: mean and deviation, and the gain over the base."""
+    return [x for p in SPLITS for x in (told([r[p] for r in mine]), gain(mine, base, p))]
+
+
 def verdict(mine: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]], split: str) -> str:
     """What differences over seeds say: `holds` by a paired t-test at 5 %, `likely` if all agree beyond their spread."""
     found = paired(mine, base, split)
@@ -106,16 +111,9 @@ def claims(s: Rows) -> str:
 def amounts(s: Rows) -> str:
     base = s.of("labels only")
     arms = ["labels only", "labels only, twice the steps", "all web", f"all web, labels alone from {ENDS[0]}"]
-    lines = [
-        [a, s.cell(a, "test"), gain(s.of(a), base, "test"), s.cell(a, "wild"), gain(s.of(a), base, "wild")]
-        for a in (*arms, "cf_cm2 300, shuffled")
-        if s.of(a)
-    ]
-    for c in (*PAPER, *CONTROLS):
-        for n in KEPT:
-            if mine := s.kept(c, n):
-                cells = [x for p in SPLITS for x in (told([r[p] for r in mine]), gain(mine, base, p))]
-                lines.append([f"`{c}` {n}", *cells])
+    made = [(a, s.of(a)) for a in (*arms, "cf_cm2 300, shuffled")]
+    made += [(f"`{c}` {n}", s.kept(c, n)) for c in (*PAPER, *CONTROLS) for n in KEPT]
+    lines = [[name, *cells(mine, base)] for name, mine in made if mine]
     return table(["150 labels and", "test", "gain over labels only", "wild", "gain over labels only"], lines)
 
 
@@ -132,8 +130,8 @@ def ours(s: Rows) -> str:
     )
     for arm in ("cf_cm2 300", "kp_conf 300", *(f"{c} 300" for c in OURS), *changed, *quotas):
         mine = s.of(arm)
-        lines.append([arm, *(x for p in SPLITS for x in (told([r[p] for r in mine]), gain(mine, base, p)))])
-        lines[-1] += [verdict(mine, best, p) if arm != "cf_cm2 300" else "" for p in SPLITS]
+        against = [verdict(mine, best, p) if arm != "cf_cm2 300" else "" for p in SPLITS]
+        lines.append([arm, *cells(mine, base), *against])
     head = ["300 by", "test", "over labels only", "wild", "over labels only", "test, beats CF-CM²", "wild"]
     return table(head, lines)
 
@@ -150,29 +148,25 @@ def labels(s: Rows) -> str:
 def rounds(s: Rows) -> str:
     base, lines = s.of("labels only"), [["0", s.cell("labels only", "test"), "", s.cell("labels only", "wild"), ""]]
     for number in range(1, ROUNDS + 1):
-        arm = f"loop, round {number}"
-        cells = [x for p in SPLITS for x in (s.cell(arm, p), gain(s.of(arm), base, p))]
-        lines.append([str(number), *cells])
+        lines.append([str(number), *cells(s.of(f"loop, round {number}"), base)])
     return table(["round", "test", "gain over round 0", "wild", "gain over round 0"], lines)
 
 
 def aurc(s: Rows) -> str:
     judged = s.file["judged"]
-    with_views = "sides" in judged[0]
     areas: dict[str, list[dict[str, Any]]] = {}
     for row in (r for j in judged for r in j["aurc"]):
         areas.setdefault(row["criterion"], []).append(row)
+    kept = [k for j in judged for k in j["selected"]]
+    columns = [(f"PCK@0.1 of the best {n}", n, "pck_0.1") for n in KEPT]
+    if "sides" in kept[0]:
+        columns.append(("of 300 seen from a side, %", 300, "sides"))
     lines = []
     for name, mine in sorted(areas.items(), key=lambda item: spread([r["aurc"] for r in item[1]])[0]):
         lines.append([f"`{name}`", told([r["aurc"] for r in mine], 4), told([r["captured"] for r in mine], 1)])
-        for n in KEPT:
-            kept = [k for j in judged for k in j["selected"] if (k["criterion"], k["kept"]) == (name, n)]
-            lines[-1].append(told([k["pck_0.1"] for k in kept], 1))
-        if with_views:
-            best = [k for j in judged for k in j["selected"] if (k["criterion"], k["kept"]) == (name, 300)]
-            lines[-1].append(told([k["sides"] for k in best], 1))
-    head = ["criterion", "AURC", "captured, %", *(f"PCK@0.1 of the best {n}" for n in KEPT)]
-    return table([*head, "of 300 seen from a side, %"][: len(lines[0])], lines)
+        for _, n, key in columns:
+            lines[-1].append(told([k[key] for k in kept if (k["criterion"], k["kept"]) == (name, n)], 1))
+    return table(["criterion", "AURC", "captured, %", *(head for head, _, _ in columns)], lines)
 
 
 def difficulty(s: Rows) -> str:
@@ -197,16 +191,14 @@ def extensions(s: Rows) -> str:
     lines = []
     for name in sorted({r["arm"] for r in s.file["rows"]}, key=s.file["arms"].index):
         base = s.of("all of ours" if name.startswith("ours without") else "base")
-        cells = [x for p in SPLITS for x in (s.cell(name, p), gain(s.of(name), base, p))]
-        lines.append([name, *cells, verdict(s.of(name), base, "test")])
+        lines.append([name, *cells(s.of(name), base), verdict(s.of(name), base, "test")])
     return table(["arm", "test", "difference", "wild", "difference", "on test"], lines)
 
 
 def species(s: Rows) -> str:
     base, lines = s.of("labels only"), []
     for name in dict.fromkeys(["labels only", *sorted(r["arm"] for r in s.file["rows"])]):
-        cells = [x for p in SPLITS for x in (s.cell(name, p), gain(s.of(name), base, p))]
-        lines.append([name, *cells])
+        lines.append([name, *cells(s.of(name), base)])
     return table(["arm", "test", "gain over labels only", "wild", "gain over labels only"], lines)
 
 
