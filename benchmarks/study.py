@@ -60,6 +60,7 @@ ARMS = [
     *(Arm(f"cf_cm2 300, {name}", rules=rules) for name, rules in RULES.items()),
     *(Arm(f"{c} 300, 60 a view", criterion=c, rules=RULES["60 a view"]) for c in ("rank_fusion", "oracle")),
     Arm("cf_cm2 1000, 200 a view", keep=1000, rules={"per_view": 200}),
+    Arm("loop, 38 a view", rounds=ROUNDS, rules=RULES["38 a view"]),
     *(Arm(f"cf_cm2 300, labels alone from {at}", train={"labels_from": at}) for at in ENDS),
     Arm(f"all web, labels alone from {ENDS[0]}", criterion="all", train={"labels_from": ENDS[0]}),
 ]
