@@ -1,7 +1,7 @@
 """The study: what pseudo-labels are worth, how many, chosen by which criterion, over how many rounds.
 
     python -m benchmarks.study_world --lake ./lake --out .study_lake/full     # see there
-    python -m benchmarks.study --out benchmarks/results/study.json
+    python -m benchmarks.study --steps 3000 --out benchmarks/results/study.json
     python -m benchmarks.study_page                                      # docs/study.md and its figures
 
 Every arm makes the same number of optimizer steps on batches of the same size, from the same kind of start; only `twice
@@ -44,8 +44,11 @@ ROUND_0 = Arm("labels only", criterion=None)
 
 
 def arms_of(rounds: int) -> list[Arm]:
-    """Every arm; a loop of so many rounds, of which the first is `cf_cm2 300`."""
-    return [Arm("loop", rounds=rounds) if rounds > 1 else Arm("cf_cm2 300"), *ARMS]
+    """Every arm; loops of so many rounds, of which the first are `cf_cm2 300` and that with 38 a view."""
+    quota = RULES["38 a view"]
+    if rounds == 1:
+        return [Arm("cf_cm2 300"), *ARMS]
+    return [Arm("loop", rounds=rounds), Arm("loop, 38 a view", rounds=rounds, rules=quota), *ARMS]
 
 
 ARMS = [
@@ -60,7 +63,6 @@ ARMS = [
     *(Arm(f"cf_cm2 300, {name}", rules=rules) for name, rules in RULES.items()),
     *(Arm(f"{c} 300, 60 a view", criterion=c, rules=RULES["60 a view"]) for c in ("rank_fusion", "oracle")),
     Arm("cf_cm2 1000, 200 a view", keep=1000, rules={"per_view": 200}),
-    Arm("loop, 38 a view", rounds=ROUNDS, rules=RULES["38 a view"]),
     *(Arm(f"cf_cm2 300, labels alone from {at}", train={"labels_from": at}) for at in ENDS),
     Arm(f"all web, labels alone from {ENDS[0]}", criterion="all", train={"labels_from": ENDS[0]}),
 ]
@@ -100,22 +102,24 @@ def judge(bench: Bench, seed: int) -> dict[str, Any]:
     rows = judged(bench, pseudo_labels(bench, labels, seed), pool)
     error = score("oracle", rows)
     views, other = view(rows), rows["truth_keypoints"].is_null().to_numpy()
+    true = rows.drop_columns("keypoints").rename_columns({"truth_keypoints": "keypoints"}).filter(~other)
     charged = np.where(np.isfinite(error), np.minimum(error, WRONG), WRONG)
+    asked = [(c, c, n, {}) for c in (*PAPER, *CONTROLS) for n in KEPT] + [(c, c, 300, {}) for c in OURS]
+    asked += [(f"cf_cm2, {name}", "cf_cm2", 300, rules) for name, rules in RULES.items()]
     quality = []
-    for criterion in (*PAPER, *CONTROLS, *OURS):
+    for name, criterion, n, rules in asked:
         params = {"seed": seed} if "seed" in CRITERIA[criterion].params else {}
-        for n in KEPT if criterion not in OURS else (300,):
-            kept = select(rows, criterion, n, **params).sort_by("instance_id")["selected"].to_numpy()
-            # `rows` are sorted by id as well: the order of a dataset that is read.
-            good = pseudo_label_pck(rows, kept & ~other, (0.1,))[0]
-            quality.append(
-                {"criterion": criterion, "kept": n, "pck_0.1": round(float(good), 2),
-                 "other_animals": round(100 * float(other[kept].mean()), 2), "sides": sides(views[kept])}
-            )  # fmt: skip
+        kept = select(rows, criterion, n, **params, **rules).sort_by("instance_id")["selected"].to_numpy()
+        # `rows` are sorted by id as well: the order of a dataset that is read.
+        good = pseudo_label_pck(rows, kept & ~other, (0.1,))[0]
+        quality.append(
+            {"criterion": name, "kept": n, "found": int(kept.sum()), "pck_0.1": round(float(good), 2),
+             "other_animals": round(100 * float(other[kept].mean()), 2), "sides": sides(views[kept])}
+        )  # fmt: skip
     notes = {n: load_checkpoint(net(bench, n, labels, seed)).notes["metrics"] for n in ("pose", "aux")}  # type: ignore[index]
     return {
         "seed": seed, "mark": bench.mark(ROUND_0), "pool": len(rows),
-        "other_animals": round(100 * float(other.mean()), 2), "sides": sides(views),
+        "other_animals": round(100 * float(other.mean()), 2), "sides": sides(views), "true_sides": sides(view(true)),
         "error_deciles": np.round(np.quantile(error[np.isfinite(error)], np.linspace(0.1, 0.9, 9)), 4).tolist(),
         "pck_0.1": round(float(pseudo_label_pck(rows, ~other, (0.1,))[0]), 2),
         "test_2d": {n: round(m["test"]["auc_06_10"], 2) for n, m in notes.items()},

@@ -68,7 +68,7 @@ class Bench:
 
     Attributes:
         world: what `benchmarks.study_world` made.
-        work: a lake of its own for all that is trained.
+        work: folder for all that is trained, a lake for each world in it.
     """
 
     world: str
@@ -79,6 +79,11 @@ class Bench:
     def told(self) -> dict[str, Any]:
         """What is known of the world."""
         return yaml.safe_load((Path(self.world) / "world.json").read_text(encoding="utf-8"))
+
+    @property
+    def lake(self) -> str:
+        """Where what is trained in this world lies: two worlds may share a category."""
+        return f"{self.work}/{self.told()['world']}"
 
     def mark(self, arm: Arm) -> str:
         """Names an arm's way of being trained: a row made in another way is another row."""
@@ -129,7 +134,7 @@ def change(settings: Mapping[str, Any], train: Mapping[str, Any]) -> dict[str, A
 def draw(bench: Bench, labels: int, seed: int) -> tuple[str, Dataset]:
     """The category that holds a seed's draw of labels, and the pool beside it."""
     told = bench.told()
-    world, work = Lake(bench.world), Lake(bench.work)
+    world, work = Lake(bench.world), Lake(bench.lake)
     category = f"{told['category']}-{labels}-{seed}"
     pool = work.dataset("instances", category, {"world": told["world"]}, slot="pool")
     if pool.finished() is not None:
@@ -151,7 +156,7 @@ def net(bench: Bench, name: str, labels: int, seed: int) -> str:
     """Path of a 2D network: `pose` or `aux`."""
     category, _ = draw(bench, labels, seed)
     settings = {k: v for k, v in bench.settings[name].items() if k != "start"}
-    job = {"kind": "pose", "lake": bench.work, "category": category, "seed": seed, "settings": settings}
+    job = {"kind": "pose", "lake": bench.lake, "category": category, "seed": seed, "settings": settings}
     return run_job(job, device=bench.device)["model"]
 
 
@@ -166,7 +171,7 @@ def pseudo_labels(bench: Bench, labels: int, seed: int, number: int = 1, model: 
     category, pool = draw(bench, labels, seed)
     nets = {name: net(bench, name, labels, seed) for name in ("pose", "aux")}
     nets["acsm"] = model or former(bench, labels, seed)
-    return inferred(Lake(bench.work), category, pool, nets, number, None)
+    return inferred(Lake(bench.lake), category, pool, nets, number, None)
 
 
 def judged(bench: Bench, pseudo: Dataset, pool: Dataset) -> pa.Table:
@@ -188,7 +193,7 @@ def run_arm(bench: Bench, arm: Arm, seed: int) -> list[dict[str, Any]]:
         params = {"seed": seed} if "seed" in CRITERIA[arm.criterion].params else {}
         kept = select(table, arm.criterion, arm.keep, **params, **arm.rules)
         identity = {"arm": bench.mark(arm), "pseudo": pseudo.fingerprint, "rules": dict(arm.rules)}
-        selection = Lake(bench.work).dataset("selections", pseudo.category, identity, slot=arm.name)
+        selection = Lake(bench.lake).dataset("selections", pseudo.category, identity, slot=arm.name)
         commit(selection, kept)
         if arm.shuffled:
             pseudo = _shuffled(bench, pseudo, table, kept, seed)
@@ -207,7 +212,7 @@ def _train(bench: Bench, arm: Arm, seed: int, lineage: Any = None, before: str |
     start = settings.pop("start")
     starts = {"pose": lambda: net(bench, "pose", arm.labels, seed), "former": lambda: before, None: lambda: None}
     job = {
-        "kind": "acsm", "lake": bench.work, "category": category, "seed": seed, "settings": settings,
+        "kind": "acsm", "lake": bench.lake, "category": category, "seed": seed, "settings": settings,
         "template": str(Path(bench.world) / "animal.template"), "pseudo": lineage, "start_from": starts[start](),
     }  # fmt: skip
     return run_job(job, device=bench.device)
@@ -258,5 +263,5 @@ def _shuffled(bench: Bench, pseudo: Dataset, table: pa.Table, kept: pa.Table, se
     joints[at] = np.concatenate([moved, joints[other, :, 2:]], -1)
     rows = table.select(schema("pseudo_labels").names)
     rows = rows.set_column(rows.column_names.index("keypoints"), "keypoints", to_column(joints.astype(np.float32)))
-    out = Lake(bench.work).dataset("pseudo_labels", pseudo.category, {"shuffled": pseudo.fingerprint, "seed": seed})
+    out = Lake(bench.lake).dataset("pseudo_labels", pseudo.category, {"shuffled": pseudo.fingerprint, "seed": seed})
     return commit(out, rows)
