@@ -25,6 +25,7 @@ IMAGES = ROOT / "docs" / "images"
 SPLITS = ("test", "wild")
 FIRST = "loop, round 1"  # CF-CM2's 300 best
 QUOTA = "cf_cm2 300, 38 a view"
+QUOTAS_OF_300 = ("60 a view", "38 a view")
 QUOTAS = {300: QUOTA, 1000: "cf_cm2 1000, 200 a view"}
 STARS: dict[str, Any] = {"linestyle": "none", "marker": "*", "ms": 11, "capsize": 2}
 CRITICAL = {3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # Student's t by the number of seeds
@@ -189,6 +190,17 @@ def aurc(s: Rows) -> str:
     return table(["criterion", "AURC", "captured, %", *(head for head, _, _ in columns)], lines)
 
 
+def quotas(s: Rows) -> str:
+    """What is chosen with a quota of views and without, and what it trains."""
+    base, lines = s.of("labels only"), []
+    for name, arm in {"cf_cm2": FIRST, **{f"cf_cm2, {q}": f"cf_cm2 300, {q}" for q in QUOTAS_OF_300}}.items():
+        found = [k for j in s.file["judged"] for k in j["selected"] if (k["criterion"], k["kept"]) == (name, 300)]
+        seen = [told([k[key] for k in found], 1) for key in ("pck_0.1", "other_animals", "sides")]
+        lines.append([name, *seen, *(gain(s.of(arm), base, p) for p in SPLITS)])
+    head = ["300 by", "PCK@0.1", "other animals, %", "seen from a side, %", "test, over labels only", "wild"]
+    return table(head, lines)
+
+
 def difficulty(s: Rows) -> str:
     judged = s.file["judged"]
     deciles = [told([j["error_deciles"][i] for j in judged], 3) for i in (0, 2, 4, 6, 8)]
@@ -233,6 +245,8 @@ OTHERS = (
     ("easy_claims", claims, "study_easy.json"),
     ("easy", amounts, "study_easy.json"),
     ("cpu_claims", claims, "study_cpu.json"),
+    ("cpu_quotas", quotas, "study_cpu.json"),
+    ("cpu_rounds", rounds, "study_cpu.json"),
     ("longer", claims, "study_long.json"),
     ("longer_arms", species, "study_long.json"),
 )
@@ -243,7 +257,7 @@ def figures(s: Rows) -> None:
     from matplotlib import pyplot as plt
 
     plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
-    figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.9))
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.9))
     for axis, split in zip(axes, SPLITS, strict=True):
         for i, c in enumerate((*PAPER, *CONTROLS)):
             points = [(n, *spread([r[split] for r in s.kept(c, n)])) for n in KEPT if s.kept(c, n)]
@@ -260,7 +274,7 @@ def figures(s: Rows) -> None:
         axis.set(xscale="log", xticks=KEPT, xticklabels=KEPT, xlabel="pseudo-labels kept", ylabel=f"{split} auc_06_10")
         axis.minorticks_off()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
-    figure.subplots_adjust(left=0.07, right=0.855, bottom=0.13, top=0.97, wspace=0.22)
+    figure.subplots_adjust(left=0.07, right=0.835, bottom=0.13, top=0.97, wspace=0.22)
     figure.savefig(IMAGES / "study_criteria.png", dpi=110)
 
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.2))

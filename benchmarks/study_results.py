@@ -123,7 +123,7 @@ def run_arms(run: Any, bench: Bench, arms: Sequence[Arm], results: Results, args
         for row in rows or []:
             row["commit"] = args.commit
         results.add(rows or [])
-        told = f"{rows[0]['arm']} seed {rows[0]['seed']}: test {rows[-1]['test']}" if rows else "no time left"
+        told = f"{rows[-1]['arm']} seed {rows[-1]['seed']}: test {rows[-1]['test']}" if rows else "no time left"
         sys.stderr.write(f"{time.time() - began:5.0f} s  {number + 1}/{len(todo)}  {told}\n")
 
 
