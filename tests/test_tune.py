@@ -24,10 +24,11 @@ from pipelines.run_record import open_run
 from tables import Lake
 from trainers.sweep import sweep
 from trainers.sweep_picture import parallel
-from trainers.tune import check, points
+from trainers.tune import SPACE, check, points
 
 ROOT = Path(__file__).resolve().parents[1]
-SWEEP = ["criterion=[cf_cm2,random]", "top_n=[3,6]", "gate=[null,0.5]", "label_share=[null,0.5]"]  # 16 trials
+# 16 trials
+SWEEP = ["criterion=[cf_cm2,random]", "top_n=[6]", "gate=[null,0.5]", "per_view=[null,2]", "label_share=[null,0.5]"]
 
 
 def command(folder: Path, *more: str) -> list[str]:
@@ -94,11 +95,13 @@ def test_a_sweep_survives_a_kill_and_does_nothing_twice(folder: Path) -> None:
     trials = client.search_runs([experiment.experiment_id], wanted)
     assert sweep.data.tags["mlflow.parentRunId"]
     assert {t.info.status for t in trials} == {"FINISHED"}
-    whole = {(*(t.data.params[k] for k in ("criterion", "top_n", "gate", "label_share")),): t for t in trials}
+    whole = {(*(t.data.params[k] for k in SPACE),): t for t in trials}
     assert len(whole) == 16
     for r in rows:
-        trial = whole[(*(str(r[k]) for k in ("criterion", "top_n", "gate", "label_share")),)]
+        trial = whole[(*(str(r[k]) for k in SPACE),)]
         assert trial.data.metrics["val_auc_06_10"] >= 0
+        selection = json.loads((folder / "lake" / trial.data.tags["selection"] / "_dataset.json").read_text())
+        assert selection["identity"].get("rules", {}).get("per_view") == r["per_view"]
 
 
 @pytest.mark.ray
@@ -112,7 +115,8 @@ def test_the_loop_takes_the_best(folder: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     cfg = yaml.safe_load(done.stdout)
-    assert {k: cfg[k] for k in ("criterion", "top_n", "gate")} == {k: best[k] for k in ("criterion", "top_n", "gate")}
+    choice = [k for k in SPACE if k != "label_share"]
+    assert {k: cfg[k] for k in choice} == {k: best[k] for k in choice}
     assert cfg["train"]["acsm"]["label_share"] == best["label_share"]
     assert cfg["train"]["acsm"]["start"] == "pose"
 
@@ -127,7 +131,7 @@ def test_a_small_sweep_of_a_moved_lake_stands_beside_a_former_one(tmp_path: Path
     run = lake.files.read_json("runs/default/run.json")
 
     def rows_of(*overrides: str) -> list[dict[str, Any]]:
-        cfg: Any = composed(f"lake={lake.uri}", "search=random", "top_n=[3]", "gate=[null]", *overrides)
+        cfg: Any = composed(f"lake={lake.uri}", "search=random", "top_n=[3]", "per_view=[null]", *overrides)
         check(cfg)
         sweep(cfg, lake, run, points(cfg))
         return json.loads((tmp_path / "lake/runs/default/tuned/trials.json").read_text())
@@ -153,7 +157,7 @@ def test_a_small_sweep_of_a_moved_lake_stands_beside_a_former_one(tmp_path: Path
     with pytest.raises(RuntimeError, match="1 of 1 trials failed"):
         rows_of("criterion=[small_loss]", "trials=1")
     assert tracked()["tune"] == ("FAILED", 4)
-    assert tracked()["criterion=small_loss, top_n=3, gate=None, label_share=None"] == ("FAILED", 0)
+    assert tracked()["criterion=small_loss, top_n=3, gate=None, per_view=None, label_share=None"] == ("FAILED", 0)
     (tmp_path / "away").rename(crops)
     rows_of("criterion=[small_loss]", "trials=1")
     assert tracked()["tune"] == ("FINISHED", 5)
@@ -179,6 +183,8 @@ def test_the_default_sweep_has_twelve_trials() -> None:
         (["top_n=[]"], r"top_n=\[\]: give a list"),
         (["top_n=[0]"], "top_n=0"),
         (["gate=[-1]"], "gate=-1"),
+        (["per_view=38"], "per_view=38: give a list"),
+        (["per_view=[0]"], "per_view=0"),
         (["label_share=[2]"], "label_share=2"),
         (["search=all"], "search=all"),
         (["trials=0"], "trials=0"),
@@ -190,5 +196,5 @@ def test_what_cannot_be_swept_is_named(overrides: list[str], message: str) -> No
 
 
 def test_one_trial_draws_too() -> None:
-    row = {"criterion": "cf_cm2", "top_n": 3, "gate": None, "label_share": None, "steps": 2, "val_auc_06_10": 1.0}
+    row = dict.fromkeys(SPACE) | {"criterion": "cf_cm2", "top_n": 3, "steps": 2, "val_auc_06_10": 1.0}
     assert parallel([row], "val_auc_06_10").startswith(b"\x89PNG")

@@ -35,7 +35,7 @@ def sweep(cfg: Any, lake: Lake, run: Mapping[str, Any], points: Sequence[dict[st
 
     Args:
         run: `run.json` of the run whose first pseudo-labels are selected from.
-        points: every combination: `criterion, top_n, gate, label_share`.
+        points: every combination of `trainers.tune.SPACE`.
 
     Returns:
         a row for each trial of this and of former sweeps of the run, best first: the point, `steps`, `val_auc_06_10`,
@@ -52,7 +52,7 @@ def sweep(cfg: Any, lake: Lake, run: Mapping[str, Any], points: Sequence[dict[st
     fixed = {
         "job": job, "round": first["round"], "threads": int(cfg.resources.threads), "gpu": bool(cfg.resources.gpus),
         "names": {t: first[t].rsplit("/", 1)[1] for t in ("instances", "pseudo_labels")},
-        "rules": {k: cfg[k] for k in ("per_user", "per_view", "seed")},
+        "rules": {k: cfg[k] for k in ("per_user", "seed")},
         "rungs": RUNGS if cfg.search == "asha" else (1,),
     }  # fmt: skip
     some = np.random.default_rng(cfg.seed).permutation(len(points))[: cfg.trials].tolist()
@@ -235,7 +235,7 @@ def track(tracker: Tracker, parent: str, metrics: Mapping[str, Any]) -> None:
 
 def _write(lake: Lake, cfg: Any, rows: list[dict[str, Any]], tracker: Tracker) -> None:
     best, folder = rows[0], f"runs/{cfg.run}/tuned"
-    chosen = {k: best[k] for k in ("criterion", "top_n", "gate")} | {k: cfg[k] for k in ("per_user", "per_view")}
+    chosen = {k: best[k] for k in SPACE if k != "label_share"} | {"per_user": cfg.per_user}
     chosen |= {"train": {"acsm": {"label_share": best["label_share"]}}}
     head = f"# @package _global_\n# The best of {len(rows)} trials of run {cfg.run}: {METRIC} {best[METRIC]:.2f}.\n"
     command = f"python -m pipelines.selftrain --config-dir {lake.uri}/runs/{cfg.run} +tuned=best"

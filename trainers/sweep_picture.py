@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from trainers.tune import SPACE
+
 
 def parallel(rows: Sequence[Mapping[str, Any]], metric: str) -> bytes:
     """The picture as PNG.
@@ -18,7 +20,7 @@ def parallel(rows: Sequence[Mapping[str, Any]], metric: str) -> bytes:
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    keys = [k for k in ("criterion", "top_n", "gate", "label_share", "steps") if len({r[k] for r in rows}) > 1]
+    keys = [k for k in (*SPACE, "steps") if len({r[k] for r in rows}) > 1]
     scores = np.array([r[metric] for r in rows], np.float64)
     low, high = float(scores.min()), float(scores.max())
     shades = (scores - low) / (high - low if high > low else 1.0)

@@ -1,4 +1,4 @@
-"""Sweep the selection with Ray Tune: criterion, size, gate and share of labels, by AUC on validation."""
+"""Sweep the selection with Ray Tune: criterion, size, gate, quota of views, share of labels, by AUC on validation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 from tables import InputError, Lake
 from trainers.app import command
 
-SPACE = ("criterion", "top_n", "gate", "label_share")  # keys that are lists here and single values in `selftrain`
+# Keys that are lists here and single values in `selftrain`.
+SPACE = ("criterion", "top_n", "gate", "per_view", "label_share")
 SEARCHES = ("grid", "random", "asha", "optuna")
 
 
@@ -46,7 +47,7 @@ def check(cfg: Any) -> None:
         share = point["label_share"]
         if share is not None and (type(share) not in (int, float) or not 0 <= share <= 1):
             raise InputError("label_share", share, "must be a share of each batch, 0 .. 1, or null")
-        policy = policy_of({**{k: cfg[k] for k in ("per_user", "per_view", "seed")}, **point})
+        policy = policy_of({**{k: cfg[k] for k in ("per_user", "seed")}, **point})
         check_selection(point["criterion"], point["top_n"], **policy)
     if cfg.search not in SEARCHES:
         raise InputError("search", cfg.search, f"use one of {', '.join(SEARCHES)}")
