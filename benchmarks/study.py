@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.selection import WRONG
-from benchmarks.study_arms import Arm, Bench, change, draw, judged, net, pseudo_labels, train_settings
+from benchmarks.study_arms import Arm, Bench, change, draw, judged, kept_by, net, pseudo_labels, train_settings
 from benchmarks.study_results import Results, chosen, device_name, parser, processes, run_arms
 from models.checkpoint import load_checkpoint
-from selection import CRITERIA, VIEW_NAMES, aurc_table, pseudo_label_pck, score, select, view
+from selection import VIEW_NAMES, aurc_table, pseudo_label_pck, score, view
 
 KEPT = (100, 300, 1000)
 PAPER = ("kp_conf", "cf_mt", "cf_cm", "cf_cm2")
@@ -104,16 +104,15 @@ def judge(bench: Bench, seed: int) -> dict[str, Any]:
     views, other = view(rows), rows["truth_keypoints"].is_null().to_numpy()
     true = rows.drop_columns("keypoints").rename_columns({"truth_keypoints": "keypoints"}).filter(~other)
     charged = np.where(np.isfinite(error), np.minimum(error, WRONG), WRONG)
-    asked = [(c, c, n, {}) for c in (*PAPER, *CONTROLS) for n in KEPT] + [(c, c, 300, {}) for c in OURS]
-    asked += [(f"cf_cm2, {name}", "cf_cm2", 300, rules) for name, rules in RULES.items()]
+    asked = [Arm(c, criterion=c, keep=n) for c in (*PAPER, *CONTROLS) for n in KEPT]
+    asked += [Arm(c, criterion=c) for c in OURS] + [Arm(f"cf_cm2, {name}", rules=r) for name, r in RULES.items()]
     quality = []
-    for name, criterion, n, rules in asked:
-        params = {"seed": seed} if "seed" in CRITERIA[criterion].params else {}
-        kept = select(rows, criterion, n, **params, **rules).sort_by("instance_id")["selected"].to_numpy()
+    for arm in asked:
+        kept = kept_by(arm, rows, seed).sort_by("instance_id")["selected"].to_numpy()
         # `rows` are sorted by id as well: the order of a dataset that is read.
         good = pseudo_label_pck(rows, kept & ~other, (0.1,))[0]
         quality.append(
-            {"criterion": name, "kept": n, "found": int(kept.sum()), "pck_0.1": round(float(good), 2),
+            {"criterion": arm.name, "kept": arm.keep, "found": int(kept.sum()), "pck_0.1": round(float(good), 2),
              "other_animals": round(100 * float(other[kept].mean()), 2), "sides": sides(views[kept])}
         )  # fmt: skip
     notes = {n: load_checkpoint(net(bench, n, labels, seed)).notes["metrics"] for n in ("pose", "aux")}  # type: ignore[index]

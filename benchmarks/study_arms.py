@@ -180,6 +180,13 @@ def judged(bench: Bench, pseudo: Dataset, pool: Dataset) -> pa.Table:
     return rows.append_column("truth_keypoints", true_keypoints(rows, f"{bench.world}/truth.parquet"))
 
 
+def kept_by(arm: Arm, rows: pa.Table, seed: int) -> pa.Table:
+    """The `selections` of an arm with a criterion among judged pseudo-labels."""
+    assert arm.criterion is not None
+    params = {"seed": seed} if "seed" in CRITERIA[arm.criterion].params else {}
+    return select(rows, arm.criterion, arm.keep, **params, **arm.rules)
+
+
 def run_arm(bench: Bench, arm: Arm, seed: int) -> list[dict[str, Any]]:
     """A row for each round of an arm."""
     began, rows = time.time(), []
@@ -190,8 +197,7 @@ def run_arm(bench: Bench, arm: Arm, seed: int) -> list[dict[str, Any]]:
     for number in range(1, arm.rounds + 1):
         pseudo = pseudo_labels(bench, arm.labels, seed, number, model)
         table = judged(bench, pseudo, pool)
-        params = {"seed": seed} if "seed" in CRITERIA[arm.criterion].params else {}
-        kept = select(table, arm.criterion, arm.keep, **params, **arm.rules)
+        kept = kept_by(arm, table, seed)
         identity = {"arm": bench.mark(arm), "pseudo": pseudo.fingerprint, "rules": dict(arm.rules)}
         selection = Lake(bench.lake).dataset("selections", pseudo.category, identity, slot=arm.name)
         commit(selection, kept)

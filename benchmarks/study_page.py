@@ -23,9 +23,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "study.md"
 IMAGES = ROOT / "docs" / "images"
 SPLITS = ("test", "wild")
-FIRST = "loop, round 1"  # CF-CM2's 300 best
+FIRST = {"cf_cm2 300": "loop, round 1"}  # the first round stands for the arm
 QUOTA = "cf_cm2 300, 38 a view"
-QUOTAS_OF_300 = ("60 a view", "38 a view")
 QUOTAS = {300: QUOTA, 1000: "cf_cm2 1000, 200 a view"}
 STARS: dict[str, Any] = {"linestyle": "none", "marker": "*", "ms": 11, "capsize": 2}
 CRITICAL = {3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # Student's t by the number of seeds
@@ -41,13 +40,9 @@ class Rows:
         self.file = json.loads((RESULTS / name).read_text(encoding="utf-8"))
 
     def of(self, arm: str) -> list[dict[str, Any]]:
-        return [r for r in self.file["rows"] if r["arm"] == arm]
-
-    def kept(self, criterion: str, n: int) -> list[dict[str, Any]]:
-        return self.of(f"{criterion} {n}") or (self.of(FIRST) if (criterion, n) == ("cf_cm2", 300) else [])
-
-    def cell(self, arm: str, split: str) -> str:
-        return told([r[split] for r in self.of(arm)])
+        names = {r["arm"] for r in self.file["rows"]}
+        name = arm if arm in names else FIRST.get(arm)
+        return [r for r in self.file["rows"] if r["arm"] == name]
 
 
 def told(values: Sequence[float], digits: int = 2) -> str:
@@ -90,8 +85,8 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def claims(s: Rows) -> str:
     """What the paper says, and what this data says of it."""
-    best, quota, labels = s.kept("cf_cm2", 300), s.of(QUOTA), s.of("labels only")
-    twice, random = s.of("labels only, twice the steps"), s.kept("random", 300)
+    best, quota, labels = s.of("cf_cm2 300"), s.of(QUOTA), s.of("labels only")
+    twice, random = s.of("labels only, twice the steps"), s.of("random 300")
     pairs = [
         ("300 pseudo-labels by CF-CM² beat labels alone", best, labels),
         ("... beat labels alone for twice the steps", best, twice),
@@ -106,14 +101,14 @@ def claims(s: Rows) -> str:
         ("60 a view beat none: by CF-CM²", s.of("cf_cm2 300, 60 a view"), best),
         ("... by rank_fusion", s.of("rank_fusion 300, 60 a view"), s.of("rank_fusion 300")),
         ("... by the truth (oracle)", s.of("oracle 300, 60 a view"), s.of("oracle 300")),
-        ("CF-CM² beats keypoint confidence at 300", best, s.kept("kp_conf", 300)),
-        ("CF-CM² beats CF-MT at 300", best, s.kept("cf_mt", 300)),
-        ("CF-CM² beats CF-CM at 300", best, s.kept("cf_cm", 300)),
-        ("the truth (oracle) selects better than CF-CM² at 300", s.kept("oracle", 300), best),
+        ("CF-CM² beats keypoint confidence at 300", best, s.of("kp_conf 300")),
+        ("CF-CM² beats CF-MT at 300", best, s.of("cf_mt 300")),
+        ("CF-CM² beats CF-CM at 300", best, s.of("cf_cm 300")),
+        ("the truth (oracle) selects better than CF-CM² at 300", s.of("oracle 300"), best),
         ("... both at most 60 a view", s.of("oracle 300, 60 a view"), s.of("cf_cm2 300, 60 a view")),
         ("rank_fusion beats CF-CM² at 300", s.of("rank_fusion 300"), best),
         ("... beats all web animals", s.of("rank_fusion 300"), s.of("all web")),
-        ("1,000 by CF-CM² beat 300", s.kept("cf_cm2", 1000), best),
+        ("1,000 by CF-CM² beat 300", s.of("cf_cm2 1000"), best),
         ("... with at most 200 a view beat 1,000 without", s.of("cf_cm2 1000, 200 a view"), s.of("cf_cm2 1000")),
         ("joints of another animal (shuffled) are worse", best, s.of("cf_cm2 300, shuffled")),
         ("50 labels + 300 pseudo-labels beat 50 labels", s.of("cf_cm2 300 with 50 labels"), s.of("labels only 50")),
@@ -132,24 +127,20 @@ def amounts(s: Rows) -> str:
     base = s.of("labels only")
     arms = ["labels only", "labels only, twice the steps", "all web", f"all web, labels alone from {ENDS[0]}"]
     made = [(a, s.of(a)) for a in (*arms, "cf_cm2 300, shuffled")]
-    made += [(f"`{c}` {n}", s.kept(c, n)) for c in (*PAPER, *CONTROLS) for n in KEPT]
+    made += [(f"`{c}` {n}", s.of(f"{c} {n}")) for c in (*PAPER, *CONTROLS) for n in KEPT]
     lines = [[name, *cells(mine, base)] for name, mine in made if mine]
     return table(["150 labels and", "test", "gain over labels only", "wild", "gain over labels only"], lines)
 
 
 def ours(s: Rows) -> str:
     """Our own criteria and rules at 300, against labels alone and against CF-CM²."""
-    base, best, lines = s.of("labels only"), s.kept("cf_cm2", 300), []
+    base, best, lines = s.of("labels only"), s.of("cf_cm2 300"), []
     changed = [f"cf_cm2 300, {c}" for c in (*RULES, *(f"labels alone from {at}" for at in ENDS))]
-    quotas = (
-        "rank_fusion 300, 60 a view",
-        "oracle 300",
-        "oracle 300, 60 a view",
-        "cf_cm2 1000",
-        "cf_cm2 1000, 200 a view",
-    )
-    for arm in ("cf_cm2 300", "kp_conf 300", *(f"{c} 300" for c in OURS), *changed, *quotas):
-        mine = best if arm == "cf_cm2 300" else s.of(arm)
+    changed += [
+        "rank_fusion 300, 60 a view", "oracle 300", "oracle 300, 60 a view", "cf_cm2 1000", "cf_cm2 1000, 200 a view",
+    ]  # fmt: skip
+    for arm in ("cf_cm2 300", "kp_conf 300", *(f"{c} 300" for c in OURS), *changed):
+        mine = s.of(arm)
         against = [verdict(mine, best, p) if arm != "cf_cm2 300" else "" for p in SPLITS]
         lines.append([arm, *cells(mine, base), *against])
     head = ["kept", "test", "over labels only", "wild", "over labels only", "test, beats CF-CM²", "wild"]
@@ -160,7 +151,7 @@ def labels(s: Rows) -> str:
     lines = []
     for n in LABELS:
         base = s.of("labels only" if n == 150 else f"labels only {n}")
-        more = s.of(FIRST if n == 150 else f"cf_cm2 300 with {n} labels")
+        more = s.of("cf_cm2 300" if n == 150 else f"cf_cm2 300 with {n} labels")
         lines.append([str(n), *(x for p in SPLITS for x in (told([r[p] for r in base]), gain(more, base, p)))])
     return table(["labels", "test, labels only", "+ 300 by `cf_cm2`", "wild, labels only", "+ 300 by `cf_cm2`"], lines)
 
@@ -193,10 +184,11 @@ def aurc(s: Rows) -> str:
 def quotas(s: Rows) -> str:
     """What is chosen with a quota of views and without, and what it trains."""
     base, lines = s.of("labels only"), []
-    for name, arm in {"cf_cm2": FIRST, **{f"cf_cm2, {q}": f"cf_cm2 300, {q}" for q in QUOTAS_OF_300}}.items():
+    for rule in ("", *(f", {name}" for name, rule in RULES.items() if "per_view" in rule)):
+        name = f"cf_cm2{rule}"
         found = [k for j in s.file["judged"] for k in j["selected"] if (k["criterion"], k["kept"]) == (name, 300)]
         seen = [told([k[key] for k in found], 1) for key in ("pck_0.1", "other_animals", "sides")]
-        lines.append([name, *seen, *(gain(s.of(arm), base, p) for p in SPLITS)])
+        lines.append([name, *seen, *(gain(s.of(f"cf_cm2 300{rule}"), base, p) for p in SPLITS)])
     head = ["300 by", "PCK@0.1", "other animals, %", "seen from a side, %", "test, over labels only", "wild"]
     return table(head, lines)
 
@@ -260,7 +252,7 @@ def figures(s: Rows) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.9))
     for axis, split in zip(axes, SPLITS, strict=True):
         for i, c in enumerate((*PAPER, *CONTROLS)):
-            points = [(n, *spread([r[split] for r in s.kept(c, n)])) for n in KEPT if s.kept(c, n)]
+            points = [(n, *spread([r[split] for r in s.of(f"{c} {n}")])) for n in KEPT]
             x, y, e = (list(v) for v in zip(*points, strict=True))
             at = [n * 1.035 ** (i - 2.5) for n in x]
             style = ":" if c in CONTROLS else "-"
@@ -281,7 +273,7 @@ def figures(s: Rows) -> None:
     arms = ["labels only", *(f"loop, round {n}" for n in range(1, ROUNDS + 1))]
     for axis, split in zip(axes, SPLITS, strict=True):
         mean, sd = zip(*(spread([r[split] for r in s.of(a)]) for a in arms), strict=True)
-        for seed in sorted({r["seed"] for r in s.of(FIRST)}):
+        for seed in sorted({r["seed"] for r in s.of("labels only")}):
             each = [[r[split] for r in s.of(a) if r["seed"] == seed] for a in arms]
             axis.plot([i for i, v in enumerate(each) if v], [v[0] for v in each if v], color="#bbbbbb", lw=1)
         axis.errorbar(range(len(arms)), mean, sd, color="#e15759", marker="o", ms=4, capsize=2)

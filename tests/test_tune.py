@@ -28,7 +28,7 @@ from trainers.tune import SPACE, check, points
 
 ROOT = Path(__file__).resolve().parents[1]
 # 16 trials
-SWEEP = ["criterion=[cf_cm2,random]", "top_n=[6]", "gate=[null,0.5]", "per_view=[null,2]", "label_share=[null,0.5]"]
+SWEEP = ["criterion=[cf_cm2]", "top_n=[3,6]", "gate=[null,0.5]", "per_view=[null,2]", "label_share=[null,0.5]"]
 
 
 def command(folder: Path, *more: str) -> list[str]:
@@ -102,6 +102,7 @@ def test_a_sweep_survives_a_kill_and_does_nothing_twice(folder: Path) -> None:
         assert trial.data.metrics["val_auc_06_10"] >= 0
         selection = json.loads((folder / "lake" / trial.data.tags["selection"] / "_dataset.json").read_text())
         assert selection["identity"].get("rules", {}).get("per_view") == r["per_view"]
+        assert selection["identity"]["top_n"] == r["top_n"]
 
 
 @pytest.mark.ray

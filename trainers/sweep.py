@@ -24,7 +24,7 @@ from tables import InputError, Lake, fingerprint
 from trainers.cluster import check_room, connect
 from trainers.sweep_picture import parallel
 from trainers.tracking import Tracker, open_tracker
-from trainers.tune import SPACE
+from trainers.tune import FIXED, SPACE
 
 METRIC = "val_auc_06_10"
 RUNGS = (9, 3, 1)  # asha: a ninth of the steps, a third, all
@@ -52,7 +52,7 @@ def sweep(cfg: Any, lake: Lake, run: Mapping[str, Any], points: Sequence[dict[st
     fixed = {
         "job": job, "round": first["round"], "threads": int(cfg.resources.threads), "gpu": bool(cfg.resources.gpus),
         "names": {t: first[t].rsplit("/", 1)[1] for t in ("instances", "pseudo_labels")},
-        "rules": {k: cfg[k] for k in ("per_user", "seed")},
+        "rules": {k: cfg[k] for k in FIXED},
         "rungs": RUNGS if cfg.search == "asha" else (1,),
     }  # fmt: skip
     some = np.random.default_rng(cfg.seed).permutation(len(points))[: cfg.trials].tolist()

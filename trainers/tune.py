@@ -11,6 +11,7 @@ from trainers.app import command
 
 # Keys that are lists here and single values in `selftrain`.
 SPACE = ("criterion", "top_n", "gate", "per_view", "label_share")
+FIXED = ("per_user", "seed")  # the same for all trials
 SEARCHES = ("grid", "random", "asha", "optuna")
 
 
@@ -47,7 +48,7 @@ def check(cfg: Any) -> None:
         share = point["label_share"]
         if share is not None and (type(share) not in (int, float) or not 0 <= share <= 1):
             raise InputError("label_share", share, "must be a share of each batch, 0 .. 1, or null")
-        policy = policy_of({**{k: cfg[k] for k in ("per_user", "seed")}, **point})
+        policy = policy_of({**{k: cfg[k] for k in FIXED}, **point})
         check_selection(point["criterion"], point["top_n"], **policy)
     if cfg.search not in SEARCHES:
         raise InputError("search", cfg.search, f"use one of {', '.join(SEARCHES)}")
